@@ -1,0 +1,154 @@
+"""Speed and memory, each figure beside its yardstick, all in one run: `make bench`.
+
+Times are CPU times (the machine is shared), medians of interleaved rounds. Figures inform; the tests compare counts,
+orders and ratios. `python benchmarks/run.py NAME…` runs some of: requests, rows, evaluation, imports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Callable
+from operator import itemgetter
+
+import numpy as np
+from requests_app import APPS, drive, make_app
+from scipy import stats
+
+import modelwatch
+
+ROWS = 10_000
+
+
+def table(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """20 numeric and 5 categorical columns."""
+    makers = [rng.standard_normal, rng.standard_exponential, lambda n: rng.lognormal(size=n), rng.random]
+    columns = {f"number_{i:02}": makers[i % 4](rows) for i in range(20)}
+    return columns | {f"text_{i}": rng.choice([f"v{j}" for j in range(4 + 10 * i)], rows) for i in range(5)}
+
+
+def line(what: str, value: float, unit: str, yardstick: str) -> None:
+    print(f"{what:<58} {value:>10.3f} {unit:<8} {yardstick}", flush=True)
+
+
+def cpu(call: Callable[[], object], rounds: int = 30) -> float:
+    """Median CPU seconds of this thread in `call`."""
+    times = []
+    for _ in range(rounds):
+        started = time.thread_time()
+        call()
+        times.append(time.thread_time() - started)
+    return statistics.median(times)
+
+
+def requests() -> None:
+    """What a single-row request costs more than that of the bare app."""
+    for routes in (1, 50):
+        apps = {name: make_app(name, routes) for name in APPS}
+        times: dict[str, list[float]] = {name: [] for name in apps}
+        with asyncio.Runner() as runner:
+            for _ in range(60):
+                for name, app in apps.items():
+                    times[name].append(drive(runner, app, 200))
+        bare = statistics.median(times["bare"])
+        line(f"bare request, {routes} routes", bare * 1e6, "us", "")
+        for name, yardstick in APPS.items():
+            if name != "bare":
+                paired = statistics.median(a - b for a, b in zip(times[name], times["bare"], strict=True))
+                line(f"  + {name}", paired * 1e6, "us", yardstick)
+
+
+def rows() -> None:
+    """What recording and folding a row of 25 features costs, and how long a call may take."""
+    rng = np.random.default_rng(1)
+    reference = modelwatch.ReferenceProfile.fit(table(ROWS, rng))
+    live = table(20_000, rng)
+    as_dicts = [dict(zip(live, row, strict=True)) for row in zip(*(c.tolist() for c in live.values()), strict=True)]
+    batches = [as_dicts[i : i + 256] for i in range(0, len(as_dicts), 256)]
+    monitor = modelwatch.Monitor("bench", reference=reference)
+
+    def single() -> None:
+        for i, row in enumerate(as_dicts):
+            monitor.record(row)
+            if i % 1000 == 999:  # in this thread: what it costs, not how two threads get in each other's way
+                monitor.flush()
+
+    def in_batches() -> None:
+        for batch in batches:
+            monitor.record(batch)
+        monitor.flush()
+
+    itself = itemgetter(*reference.inputs)
+    line("  (taking 25 values out of a dict)", process(lambda: [itself(row) for row in as_dicts]) / len(as_dicts) * 1e6,
+         "us", "")  # fmt: skip
+    line("recorded row of 25 features, one by one", process(single) / len(as_dicts) * 1e6, "us", "<= 2.5")
+    line("recorded row of 25 features, 256 at a time", process(in_batches) / len(as_dicts) * 1e6, "us", "<= 2.5")
+    calls = []
+    for row in as_dicts:
+        started = time.perf_counter()
+        monitor.record(row)
+        calls.append(time.perf_counter() - started)
+    line("a recording call, 99.9 % quantile, wall", float(np.quantile(calls, 0.999)) * 1e3, "ms", "<= 0.1")
+
+
+def process(call: Callable[[], object], rounds: int = 9) -> float:
+    """Median CPU seconds of the whole process, background fold included."""
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        call()
+        times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
+def evaluation() -> None:
+    """A report of 25 features over a window of 10,000 rows, against keeping rows and calling scipy."""
+    rng = np.random.default_rng(2)
+    training, live = table(ROWS, rng), table(ROWS, rng)
+    reference = modelwatch.ReferenceProfile.fit(training)
+    monitor = modelwatch.Monitor("bench", reference=reference)
+    tracemalloc.start()
+    monitor.record(live)
+    monitor.flush()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    kept = {name: deque(column.tolist(), maxlen=ROWS) for name, column in live.items()}
+
+    def with_scipy() -> None:
+        for name, column in kept.items():
+            if name.startswith("number"):
+                stats.ks_2samp(training[name], np.fromiter(column, float))
+            else:
+                values, index = np.unique([*training[name], *column], return_inverse=True)
+                counts = [np.bincount(index[:ROWS], minlength=len(values)), np.bincount(index[ROWS:])]
+                stats.chi2_contingency([np.resize(c, len(values)) for c in counts])
+
+    ours, theirs = cpu(monitor.report, 200), cpu(with_scipy, 5)
+    line("evaluation of 25 features, window of 10,000 rows", ours * 1e3, "ms", "<= 0.7")
+    line("  the same with deque and scipy (KS and chi-square only)", theirs * 1e3, "ms", "")
+    line("  times faster", theirs / ours, "", ">= 50")
+    line("memory of that window", held / 1e6, "MB", "<= 2")
+
+
+def imports() -> None:
+    """Import time over that of FastAPI, fresh processes in turn."""
+    codes = {"fastapi": "import fastapi", "modelwatch": "import fastapi, modelwatch"}
+    times: dict[str, list[float]] = {name: [] for name in codes}
+    for _ in range(7):
+        for name, code in codes.items():
+            timed = f"import time; t = time.process_time(); {code}; print(time.process_time() - t)"
+            done = subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True)
+            times[name].append(float(done.stdout))
+    fastapi, ours = (statistics.median(times[name]) for name in codes)
+    line("import fastapi", fastapi, "s", "")
+    line("  + import modelwatch", ours - fastapi, "s", "<= 0.35")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["requests", "rows", "evaluation", "imports"]:
+        {"requests": requests, "rows": rows, "evaluation": evaluation, "imports": imports}[name]()

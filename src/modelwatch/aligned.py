@@ -1,0 +1,22 @@
+"""Tables of plain text, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def aligned(lines: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Lines of cells as one text, column under column: the first `left` columns to the left, the others to the right.
+
+    >>> print(aligned([["feature", "rows"], ["age", "300"]]))
+    feature  rows
+    age       300
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
