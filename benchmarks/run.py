@@ -1,15 +1,17 @@
 """Speed and memory, each figure beside its yardstick, all in one run: `make bench`.
 
 Times are CPU times (the machine is shared), medians of interleaved rounds. Figures inform; the tests compare counts,
-orders and ratios. `python benchmarks/run.py NAME…` runs some of: requests, rows, evaluation, imports.
+orders and ratios. `python benchmarks/run.py NAME…` runs some of: requests, rows, evaluation, sharing, imports.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections import deque
@@ -21,8 +23,11 @@ from requests_app import APPS, drive, make_app
 from scipy import stats
 
 import modelwatch
+from modelwatch.leading import epochs_of
+from modelwatch.sharing import Sharing
 
 ROWS = 10_000
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # where workers share by default
 
 
 def table(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -135,6 +140,76 @@ def evaluation() -> None:
     line("memory of that window", held / 1e6, "MB", "<= 2")
 
 
+def sharing() -> None:
+    """What it costs that several workers give one answer: at full speed, and what is done once a second."""
+    rng = np.random.default_rng(3)
+    many = {f"number_{i:02}": rng.standard_normal(ROWS) for i in range(50)}
+    reference = modelwatch.ReferenceProfile.fit(many)
+    os.environ["SERVER_SOFTWARE"] = "gunicorn/benchmark"  # so this process is a worker, if it asks
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+        settings = modelwatch.Settings(dir=place)
+        live = {name: rng.standard_normal(256) for name in many}
+        monitors = {on: modelwatch.Monitor("bench", reference=reference) for on in (False, True)}
+        shared = share(monitors[True], settings)
+        shared.ensure()
+        turn = shared.turn
+        times: dict[bool, list[float]] = {on: [] for on in monitors}
+        for _ in range(3):  # more than a second each, so that every round has its publications
+            for on, monitor in monitors.items():
+                shared.turn = turn if on else lambda: None  # the thread rests while the other one is timed
+                started = time.process_time()
+                for _ in range(2000):
+                    monitor.record(live)
+                    monitor.flush()
+                times[on].append((time.process_time() - started) / 2000 / 256)
+        shared.turn = lambda: None
+        alone, with_others = (statistics.median(times[on]) for on in monitors)
+        line("a row of 50 features, alone", alone * 1e6, "us", "")
+        line("  + shared, at full speed", (with_others - alone) * 1e6, "us", "<= 2.5")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+        settings, clock = modelwatch.Settings(dir=place), Turned()
+        eight = [modelwatch.Monitor("bench", reference=reference, clock=clock) for _ in range(8)]
+        shares = [share(monitor, settings) for monitor in eight]
+        for one in shares:
+            one._start = lambda: None  # no thread: what it would do is timed here
+            one.ensure()
+        for _ in range(12):  # all slots of the window
+            for monitor, one in zip(eight, shares, strict=True):
+                monitor.record(live)
+                one.publisher.publish()
+            clock.now += 300.0
+        for one in shares:
+            one.publisher.publish()  # as all have once a second: in the slot of now
+        publishing = cpu(shares[0].publisher.publish, 100)
+        line("publishing 50 features, 12 slots, once a second", publishing * 1e3, "ms", "")
+        line("  for each of 5,000 requests in that second", publishing / 5000 * 1e6, "us", "<= 0.5")
+        first, monitor = shares[0], eight[0]
+        rows = [one.engine.read(()).content.rows for one in eight]
+
+        def merge() -> object:
+            return monitor.engine.read(epochs_of(first._gather(0.0), monitor))
+
+        assert merge().content.rows == sum(rows)
+        own = cpu(lambda: monitor.engine.read(()))
+        line("adding up 8 workers, 50 features", (cpu(merge) - own) * 1e3, "ms", "<= 10")
+
+
+def share(monitor: modelwatch.Monitor, settings: modelwatch.Settings) -> Sharing:
+    """This process as one worker more: eight of them stand for eight processes."""
+    made = Sharing(settings, monitor.series, monitor.guard, lambda: [monitor])
+    made._app = "bench"
+    return made
+
+
+class Turned:
+    """A clock that the benchmark turns."""
+
+    now = 1e6
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def imports() -> None:
     """Import time over that of FastAPI, fresh processes in turn."""
     codes = {"fastapi": "import fastapi", "modelwatch": "import fastapi, modelwatch"}
@@ -150,5 +225,5 @@ def imports() -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["requests", "rows", "evaluation", "imports"]:
-        {"requests": requests, "rows": rows, "evaluation": evaluation, "imports": imports}[name]()
+    for name in sys.argv[1:] or ["requests", "rows", "evaluation", "sharing", "imports"]:
+        {"requests": requests, "rows": rows, "evaluation": evaluation, "sharing": sharing, "imports": imports}[name]()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from prometheus_client import CollectorRegistry
 
 import modelwatch.guard
+
+# Tests are imported each by itself; so they find `support` from wherever they are run.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class TurnedClock:

@@ -770,7 +770,7 @@ def test_what_is_not_http_passes():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    middleware = Middleware(app, Watch(Starlette(), on_loop=lambda: loops.append(1)).service)
+    middleware = Middleware(app, Watch(Starlette(), on_loop=[lambda: loops.append(1)]).service)
     for kind in ("lifespan", "telepathy"):
         asyncio.run(middleware({"type": kind}, None, None))
     assert seen == ["lifespan", "telepathy"]
@@ -1250,7 +1250,7 @@ def test_whatever_fails_in_here_the_response_is_that_of_the_bare_app(part, name,
     """Status, headers, body, order of messages and exceptions are the bare app's, with each own call broken in turn."""
     bare, _ = everything()
     app, finishing = everything()
-    watch = Watch(app, on_loop=lambda: None)
+    watch = Watch(app, on_loop=[lambda: None])
     parts_ = {
         "service": watch.service, "metrics": watch.service.metrics, "templates": watch.service.templates,
         "series": watch.series, "module": modelwatch.request, "asgi": modelwatch.asgi,

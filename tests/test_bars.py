@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from modelwatch.files import ReferenceProfile, read_table
-from modelwatch.settings import FeatureRule
+from modelwatch.monitor import Monitor
+from modelwatch.settings import FeatureRule, Settings
 from modelwatch.verdict import compare
 
 HERE = Path(__file__).parent
@@ -170,6 +171,36 @@ def flights():
     quarter = days < 90
     names = [name for name in table if name not in {"id", "label_ts", "late"}]
     return {name: np.array(table[name], dtype=object)[quarter] for name in names}, days[quarter] // 7
+
+
+class TestEightWorkers:
+    """A window of 1,000 rows without drift, dealt to eight workers."""
+
+    @pytest.mark.parametrize("settings", [Settings(window_rows=1_000), Settings()], ids=["rows", "time"])
+    @pytest.mark.parametrize("seed", range(2))
+    def test_no_false_alarm_of_the_merged_window(self, settings, seed, clock):
+        """In at most 1 % of 200 windows is the PSI of some of ten features over 0.1; of one worker's rows, in most."""
+        rng = np.random.default_rng(seed)
+        names = [f"x{i}" for i in range(10)]
+        reference = ReferenceProfile.fit({name: rng.normal(size=REFERENCE_ROWS) for name in names})
+        merged, alone = [], []
+        for _ in range(100):
+            workers = [Monitor("m", reference=reference, settings=settings, clock=clock) for _ in range(8)]
+            dealt = rng.integers(0, 8, 1_000)
+            rows = rng.normal(size=(1_000, 10))
+            for i, worker in enumerate(workers):
+                clock.advance(0.1)
+                worker.record(dict(zip(names, rows[dealt == i].T, strict=True)))
+                worker.flush()
+            asked = workers[int(rng.integers(8))]
+            others = [share for one in workers if one is not asked for share in one.engine.shares()]
+            report, reading = asked.evaluate(others)
+            assert reading.content.rows == 1_000
+            merged.append(max(report[name].psi for name in names) > 0.1)
+            own = compare(reference, asked.engine.read(()).content.counts, min_rows=1)
+            alone.append(max(own[name].psi for name in names) > 0.1)
+        assert sum(merged) <= 1
+        assert sum(alone) > 50
 
 
 class TestFlights:

@@ -407,7 +407,7 @@ def test_sampling_is_even_and_counted(clock):
     names = engine.epoch.profile.names
     cells = [engine.epoch.profile.feature(name).cells for name in names]
     starts = engine.epoch.profile.layout.starts.tolist()
-    for line in window._cells[: found["recorded"]].astype(int) - starts:
+    for line in window._cells[: int(found["recorded"])].astype(int) - starts:
         at = dict(zip(names, line.tolist(), strict=True))
         own.append(at["a"])
         alike.append(at["c"] == cells[names.index("c")].categories.index("k1"))
@@ -448,7 +448,7 @@ def test_waiting_rows_belong_to_the_old_reference(clock):
     engine.swap(REFERENCES[0], "object")
     engine.append(batch_of([(0.5, "k1")] * 5))
     engine.swap(REFERENCES[1], "object")
-    assert (engine.previous.rows, engine.epoch.rows) == (5, 0)
+    assert (engine.epochs.previous.rows, engine.epoch.rows) == (5, 0)
 
 
 def test_totals_go_on(clock):
@@ -459,9 +459,9 @@ def test_totals_go_on(clock):
         engine.append(batch_of([(None, "k1")] * rows))
         engine.fold()
     assert totals_of(engine.epoch) == [4 + 7] * 4
-    assert totals_of(engine.previous) == [3 + 5 + 6] * 4
+    assert totals_of(engine.epochs.previous) == [3 + 5 + 6] * 4
     assert engine.read().content.rows == 7
-    assert engine.violations()["1", "a", "missing"] == 25
+    assert engine.epochs.violations()["1", "a", "missing"] == 25
 
 
 def test_a_rollback_goes_on_where_it_stood(clock):
@@ -472,11 +472,11 @@ def test_a_rollback_goes_on_where_it_stood(clock):
         engine.append(batch_of([(None, "k1")] * 5))
     engine.fold()
     assert totals_of(engine.epoch)[0] == 10
-    assert engine.violations()["1", "a", "missing"] == 10
+    assert engine.epochs.violations()["1", "a", "missing"] == 10
     for version in range(100):
         engine.rename(f"v{version}")
-    assert len(engine._totals) <= 10
-    assert len({key[0] for key in engine._past}) <= 10
+    assert len(engine.epochs._left) <= 10
+    assert len({key[0] for key in engine.epochs._violations}) <= 10
 
 
 def test_versions_do_not_share_totals(clock):
@@ -487,8 +487,8 @@ def test_versions_do_not_share_totals(clock):
     engine.rename("2")
     engine.append(batch_of([(None, "k1")] * 4))
     engine.fold()
-    assert (totals_of(engine.epoch)[0], totals_of(engine.previous)[0]) == (4, 3)
-    violations = engine.violations()
+    assert (totals_of(engine.epoch)[0], totals_of(engine.epochs.previous)[0]) == (4, 3)
+    violations = engine.epochs.violations()
     assert (violations["1", "a", "missing"], violations["2", "a", "missing"]) == (3, 4)
 
 
@@ -504,22 +504,25 @@ def test_alarms_survive_a_swap(clock):
     """The number of alarms of a version and signal never falls, whatever reference comes, and comes back."""
     engine = engine_of(clock)
     engine.swap(REFERENCES[0], "object")
-    by_name = {signal.name: signal for signal in engine.signals}
+    by_name = {signal.name: signal for signal in engine.detection.signals}
     by_name["prediction"].detector.alarms = 3
     by_name["prediction"].last_alarm = 5.0
     engine.swap(REFERENCES[1], "object")
-    assert {signal.name: signal.detector.alarms for signal in engine.signals} == {"prediction": 3, "confidence": 0}
+    assert {signal.name: signal.detector.alarms for signal in engine.detection.signals} == {
+        "prediction": 3,
+        "confidence": 0,
+    }
     engine.swap(REFERENCES[2], "object", "2")  # classes have no mean: no such signal
-    assert {signal.name: signal.detector.alarms for signal in engine.signals} == {"confidence": 0}
+    assert {signal.name: signal.detector.alarms for signal in engine.detection.signals} == {"confidence": 0}
     engine.swap(REFERENCES[0], "object", "1")
-    assert [(signal.detector.alarms, signal.last_alarm) for signal in engine.signals] == [(3, 5.0), (0, None)]
+    assert [(signal.detector.alarms, signal.last_alarm) for signal in engine.detection.signals] == [(3, 5.0), (0, None)]
 
 
 def test_signals_get_one_value_a_second(clock):
     """The mean prediction since the last tick goes to the detector once a second, however often it is woken."""
     engine = engine_of(clock)
     engine.swap(REFERENCES[0], "object")
-    (signal,) = (signal for signal in engine.signals if signal.name == "prediction")
+    (signal,) = (signal for signal in engine.detection.signals if signal.name == "prediction")
     seen = []
     signal.detector.update = seen.append
     mean, sd = (getattr(REFERENCES[0].feature("prediction"), name) for name in ("mean", "sd"))
@@ -538,9 +541,9 @@ def test_a_constant_prediction_has_no_signal(clock):
     engine = engine_of(clock)
     table = {"a": [1.0, 2.0] * 50, "p": [5.0] * 100, "q": [0.5, 0.6] * 50}
     engine.swap(ReferenceProfile.fit(table, prediction="p", confidence="q"), "object")
-    assert [signal.name for signal in engine.signals] == ["confidence"]
+    assert [signal.name for signal in engine.detection.signals] == ["confidence"]
     engine.swap(ReferenceProfile.fit({"a": [1.0, 2.0]}), "object")
-    assert engine.signals == []
+    assert engine.detection.signals == []
 
 
 # Learning.
@@ -617,10 +620,10 @@ def test_swaps_under_traffic(clock):
     while any(thread.is_alive() for thread in threads) or swaps < 20:
         engine.swap(REFERENCES[swaps % 2], "object")
         swaps += 1
-        found = {old.profile.id: totals_of(old)[0] for old in (engine.previous, engine.epoch) if old is not None}
+        found = {old.profile.id: totals_of(old)[0] for old in (engine.epochs.previous, engine.epoch) if old is not None}
         assert all(found.get(key, 0) >= rows for key, rows in before.items())
         before |= Counter(found)
     engine.fold()
     rows = engine.buffer.added
     assert counted(engine) == {"recorded": rows}
-    assert totals_of(engine.epoch)[0] + totals_of(engine.previous)[0] == rows
+    assert totals_of(engine.epoch)[0] + totals_of(engine.epochs.previous)[0] == rows

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import signal
 import threading
+import time
 
 import pytest
 from prometheus_client import Counter, Gauge
@@ -15,8 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from modelwatch.exceptions import ConfigurationError
 from modelwatch.exposition import Exposition
 from modelwatch.guard import Guard
-from modelwatch.metrics.families import Collected, Sample
+from modelwatch.metrics.families import Collected
+from modelwatch.metrics.pace import NoPace, Pace
 from modelwatch.metrics.registry import Registry
+from modelwatch.series import Sample
 from modelwatch.settings import Settings
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -98,13 +103,15 @@ class Slow:
     """A collector that stands still until it is let go, and counts how often it was asked."""
 
     def __init__(self):
-        self.asked, self.begun, self.go = 0, threading.Semaphore(0), threading.Event()
+        self.asked, self.ended, self.begun, self.go = 0, 0, threading.Semaphore(0), threading.Event()
 
     def collect(self):
         self.asked += 1
         value = self.asked
         self.begun.release()
-        assert self.go.wait(PATIENCE)
+        went = self.go.wait(PATIENCE)
+        self.ended += 1
+        assert went
         yield GaugeMetricFamily("asked", "How often.", value)
 
 
@@ -404,8 +411,17 @@ def test_a_full_executor_does_not_hold_a_scrape_up(app):
     assert asyncio.run(scenario()).status == 200
 
 
-def test_without_threads_the_page_is_rendered_at_once(app, monkeypatch):
-    """Where no thread can be started the scrape is answered all the same."""
+@pytest.fixture
+def own(ours, guard):
+    """The library's own collector, of one number."""
+    collected = Collected(Settings(), guard)
+    collected.sources.append(lambda: [Sample("model_rows_total", ("bike", "1"), 7)])
+    ours.register(collected)
+
+
+@pytest.mark.swallows
+def test_without_threads_the_page_is_rendered_at_once(app, own, guard, monkeypatch):
+    """Where no thread can be started a scrape is answered all the same, without users' collectors: they might hang."""
 
     def refuse(thread):
         raise RuntimeError("can't start new thread")
@@ -415,7 +431,26 @@ def test_without_threads_the_page_is_rendered_at_once(app, monkeypatch):
     async def scenario():
         return await ask(app)
 
-    assert "jobs_total 2.0" in asyncio.run(scenario()).text
+    for answer in (asyncio.run(scenario()).text, app.answer("GET", [], b"").body.decode()):
+        assert "model_rows_total" in answer
+        assert "jobs_total" not in answer
+    assert guard.errors["scrape"] == 4  # two collectors, twice
+
+
+def test_pauses_are_made_where_nobody_waits(ours, guard, monkeypatch):
+    """A page is rendered with pauses in a thread of the library's, and without them on an event loop's thread."""
+    paces = []
+
+    def rendered(*_, pace, **__):
+        paces.append(type(pace))
+        return b""
+
+    monkeypatch.setattr("modelwatch.exposition.render", rendered)
+    app = Exposition(ours, Settings(), guard)
+    assert get(app).status == 200
+    with pytest.raises(StopIteration):
+        ask(app).send(None)
+    assert paces == [Pace, NoPace]
 
 
 def test_without_asyncio_the_page_is_rendered_at_once(app):
@@ -464,8 +499,8 @@ def test_a_page_that_cannot_be_made_is_a_500(app, guard, monkeypatch, coding):
 
 
 @pytest.mark.swallows
-def test_a_collector_that_ends_its_thread_does_not_end_the_scrapes(app, ours, guard):
-    """A collector that calls `sys.exit` costs the page; the scrape is answered and the next one works."""
+def test_a_collector_that_ends_its_thread_costs_its_own(app, ours, guard):
+    """A collector that calls `sys.exit` costs what it alone brings; the page is there, and the next one."""
 
     class Leaver:
         leave = True
@@ -473,14 +508,146 @@ def test_a_collector_that_ends_its_thread_does_not_end_the_scrapes(app, ours, gu
         def collect(self):
             if self.leave:
                 raise SystemExit
-            return []
+            return [GaugeMetricFamily("left", "L.", 0)]
 
     leaver = Leaver()
     ours.register(leaver)
-    assert get(app).status == 500
+    assert "jobs_total 2.0" in get(app).text
     assert guard.errors["scrape"] == 1
     leaver.leave = False
+    assert "left 0.0" in get(app).text
+
+
+@pytest.mark.swallows
+def test_whatever_ends_a_rendering_it_is_answered(app, guard, monkeypatch):
+    """Even what ends a thread, such as SystemExit within the library, leaves no scrape waiting."""
+
+    def leave(*_, **__):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modelwatch.exposition.render", leave)
+        assert get(app).status == 500
+    assert guard.errors["scrape"] == 1
     assert get(app).status == 200
+
+
+@pytest.mark.swallows
+def test_a_collector_that_hangs_costs_its_own(guard):
+    """A scrape waits for a user's collector for so long; what the collector brought before is not shown again."""
+    registry, slow = Registry(guard, 0.2), Slow()
+    registry.register(slow)
+    Gauge("depth", "Depth.", registry=registry).set(3)
+    app = Exposition(registry, Settings(), guard)
+    slow.go.set()
+    assert "asked 1.0" in get(app).text
+    slow.go.clear()
+    for scrapes in range(1, 4):
+        text = get(app).text
+        assert "depth 3.0" in text
+        assert "asked" not in text
+        assert guard.errors["scrape"] == scrapes
+    assert (slow.asked, slow.ended) == (2, 1)
+    slow.go.set()
+
+
+@pytest.mark.swallows
+def test_another_registry_that_hangs_costs_its_own(registry, guard):
+    """A plain registry of prometheus_client is asked as one collector: if it hangs there is a page, without it."""
+    slow = Slow()
+    registry.register(slow)
+    app = Exposition(registry, Settings(collect_seconds=0.2), guard)
+    answer = get(app)
+    assert (answer.status, answer.text, slow.ended) == (200, "", 0)
+    assert guard.errors["scrape"] == 1
+    slow.go.set()
+
+
+def test_another_registry_is_shown(registry, guard):
+    """All that a plain registry of prometheus_client holds is shown."""
+    Gauge("depth", "Depth.", registry=registry).set(3)
+    assert "depth 3.0" in get(Exposition(registry, Settings(), guard)).text
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    "headers", [{}, {"accept": "application/openmetrics-text"}, {"authorization": "Bearer s3cret"}]
+)
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_a_thread_gets_the_same_answers(ours, guard, method, headers, token):
+    """What a thread asks for directly is what a client of the event loop gets."""
+    Gauge("depth", "Depth.", registry=ours).set(3)
+    app = Exposition(ours, Settings(metrics_token=token), guard)
+    answer = get(app, method=method, **headers)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    status, shown, body = app.answer(method, pairs, b"")
+    assert (status, body) == (answer.status, answer.raw)
+    assert {name.decode(): value.decode() for name, value in shown} == answer.headers
+
+
+class Counting(Exposition):
+    """An exposition that tells how many wait for a page."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.joined = threading.Semaphore(0)
+
+    def _join(self, wish):
+        future = super()._join(wish)
+        self.joined.release()
+        return future
+
+
+def test_threads_and_event_loops_share_a_rendering(ours, guard):
+    """Threads and tasks that ask while one scrape is rendered are answered by the same next rendering."""
+    slow = Slow()
+    ours.register(slow)
+    app = Counting(ours, Settings(), guard)
+    bodies = []
+    threads = [threading.Thread(target=lambda: bodies.append(app.answer("GET", [], b"").body)) for _ in range(3)]
+
+    async def scenario():
+        first = asyncio.create_task(ask(app))
+        await until(slow.begun)
+        others = [asyncio.create_task(ask(app)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(7):
+            await until(app.joined)
+        slow.go.set()
+        answers = await asyncio.gather(first, *others)
+        for thread in threads:
+            await asyncio.to_thread(thread.join, PATIENCE)
+        return answers
+
+    answers = asyncio.run(scenario())
+    assert [answer.text.split()[-1] for answer in answers] == ["1.0", "2.0", "2.0", "2.0"]
+    assert [body.split()[-1] for body in bodies] == [b"2.0"] * 3
+    assert slow.asked == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_renders(app):
+    """A child forked while the lock is held and a scrape waits has a lock, and a thread, of its own."""
+    app._waiting[None] = None  # a scrape of the parent's that nobody in the child will answer
+    with app._lock:
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            code = 1
+            try:
+                code = 0 if b"jobs_total 2.0" in app.answer("GET", [], b"").body else 2
+            finally:
+                os._exit(code)
+    app._waiting.clear()
+    deadline, status = time.monotonic() + PATIENCE, (0, 0)
+    while not status[0] and time.monotonic() < deadline:
+        status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.005)
+    if not status[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert status[0] == child
+    assert os.waitstatus_to_exitcode(status[1]) == 0
 
 
 def test_the_time_of_a_rendering_is_shown_by_the_next(ours, guard, clock):

@@ -153,7 +153,7 @@ def test_functions_that_differ_are_left_alone(changed, said, caplog):
 
 def test_what_fastapi_no_longer_calls_is_noticed(monkeypatch):
     """If the request handler would not call the replaced functions, they are not replaced."""
-    monkeypatch.setattr("modelwatch._fastapi._PLACE", str(Path(__file__).parent))
+    monkeypatch.setattr("modelwatch._fastapi_expected._PLACE", str(Path(__file__).parent))
     assert "does not call" in Hooks(fake_routing(get_request_handler=calls_nothing)).problem()
     assert "not a coroutine" in Hooks(fake_routing(run_endpoint_function=no_coroutine)).problem()
 
@@ -250,9 +250,9 @@ def test_defaults_are_those_of_the_original(monkeypatch):
     ):  # fmt: skip
         return body, dependency_overrides_provider, embed_body_fields, limiter
 
-    monkeypatch.setattr("modelwatch._fastapi._PLACE", str(Path(__file__).parent))
+    monkeypatch.setattr("modelwatch._fastapi_expected._PLACE", str(Path(__file__).parent))
     routing = fake_routing(solve_dependencies=solve_dependencies)
-    monkeypatch.setattr("modelwatch._fastapi._looked_up", lambda handler: None)
+    monkeypatch.setattr("modelwatch._fastapi.looked_up", lambda handler: None)
     assert Hooks(routing).install()
     request = types.SimpleNamespace(scope={})
     given = {"request": request, "dependant": None, "async_exit_stack": None}

@@ -139,7 +139,7 @@ def test_bad_values_cost_only_themselves(reference, value, age, plan, shape):
         monitor.record(features, predictions=[0.1] * 3, confidences=[0.5] * 3)
     monitor.flush()
     expected = {("1", name, reason): 1 for name, reason in (("age", age), ("plan", plan)) if reason}
-    assert {key: rows for key, rows in monitor.engine.violations().items() if rows} == expected
+    assert {key: rows for key, rows in monitor.engine.epochs.violations().items() if rows} == expected
     assert outcomes(monitor) == {"recorded": 3}
     assert monitor.report().rows == 3
 
@@ -162,7 +162,7 @@ def test_text_is_no_confidence(reference):
     monitor = watch(reference)
     monitor.record([{"age": 0.5, "plan": "k1"}] * 3, [0.1] * 3, ["high", None, 2.0])
     monitor.flush()
-    found = {key: rows for key, rows in monitor.engine.violations().items() if rows}
+    found = {key: rows for key, rows in monitor.engine.epochs.violations().items() if rows}
     assert found == {("1", "confidence", reason): 1 for reason in ("type", "missing", "out_of_range")}
 
 
@@ -172,7 +172,7 @@ def test_a_model_of_one_column(reference):
     monitor.record(np.array([[0.5, 1.0]] * 3, dtype=object), np.full((3, 1), 0.1), np.full((3, 1), 0.5))
     monitor.flush()
     assert counter(monitor, "model_rows_total") == {("m", "1"): 3}
-    assert not any(rows for (_, name, _), rows in monitor.engine.violations().items() if name != "plan")
+    assert not any(rows for (_, name, _), rows in monitor.engine.epochs.violations().items() if name != "plan")
 
 
 @pytest.mark.swallows
@@ -364,9 +364,9 @@ def test_areport(reference):
     computing = []
     read = monitor.engine.read
 
-    def spy():
+    def spy(others):
         computing.append(threading.current_thread())
-        return read()
+        return read(others)
 
     monitor.engine.read = spy
     report = asyncio.run(monitor.areport())
@@ -395,7 +395,7 @@ def test_reports_while_eight_threads_record(reference):
     assert seen == sorted(seen)
     assert monitor.report().rows == 8 * 199
     assert outcomes(monitor) == {"recorded": 8 * 199}
-    violations = monitor.engine.violations()
+    violations = monitor.engine.epochs.violations()
     assert violations["1", "age", "missing"] == violations["1", "plan", "unseen_category"] == 800
 
 
@@ -432,7 +432,7 @@ def test_reload(reference, other, tmp_path):
     assert (report.rows, report.reference, report.model_version) == (0, other.id, "2")
     monitor.record(np.array([["k1", 0.5]], dtype=object), 0.1)
     monitor.flush()
-    violations = {key: rows for key, rows in monitor.engine.violations().items() if key[0] == "2"}
+    violations = {key: rows for key, rows in monitor.engine.epochs.violations().items() if key[0] == "2"}
     assert violations == dict.fromkeys(violations, 0)
     assert (monitor.prediction_column, monitor.confidence_column) == ("p", None)
 
@@ -605,7 +605,7 @@ def test_committed_rows(reference):
     monitor.commit(("age", "plan"), [(0.5, "k1")], None, None, ignored=True)
     monitor.flush()
     assert outcomes(monitor) == {"recorded": 2, "ignored": 1}
-    assert monitor.engine.violations()["1", "age", "missing"] == 1
+    assert monitor.engine.epochs.violations()["1", "age", "missing"] == 1
 
 
 def test_predict_only_marks(reference):
@@ -629,17 +629,17 @@ def test_predict_only_marks(reference):
 def test_loaded_and_unloaded(reference, clock):
     """What is loaded, since when, and what no longer is; another version counts apart."""
     monitor = watch(reference, clock=clock)
-    assert (monitor.loads, monitor.load_time) == ({}, None)
+    assert (monitor.loads.states, monitor.loads.time) == ({}, None)
     monitor.loaded()
     clock.advance(5.0)
     monitor.loaded("2")
-    assert (monitor.model_version, monitor.loads, monitor.load_time) == ("2", {"1": False, "2": True}, clock())
+    assert (monitor.model_version, monitor.loads.states, monitor.loads.time) == ("2", {"1": False, "2": True}, clock())
     monitor.record({"age": 0.5})
     assert monitor.report().model_version == "2"
     monitor.unloaded()
-    assert monitor.loads == {"1": False, "2": False}
+    assert monitor.loads.states == {"1": False, "2": False}
     monitor.reload(reference, "3")
-    assert monitor.loads == {"2": False, "3": True}
+    assert monitor.loads.states == {"2": False, "3": True}
 
 
 def test_loaded_without_a_reference():
@@ -668,7 +668,7 @@ def test_disabled(tmp_path):
 
     assert monitor.predict(features="payload")(endpoint) is endpoint
     assert asyncio.run(monitor.areport()).rows == monitor.report().rows == 0
-    assert (monitor.model_version, monitor.loads, monitor.inputs) == ("1", {}, None)
+    assert (monitor.model_version, monitor.loads.states, monitor.inputs) == ("1", {}, None)
     assert (monitor.engine.buffer.added, outcomes(monitor), monitor.reload_failed) == (0, {}, False)
     with pytest.raises(RowsError):
         monitor.reference_from_window()

@@ -30,15 +30,20 @@ ENVIRONMENT = {
     "learn_rows": ("1000", 1000),
     "learn_seconds": ("0", 0.0),
     "learn_path": ("/tmp/r.json", "/tmp/r.json"),
+    "watch_reference": ("false", False),
     "max_reference_bytes": ("2048", 2048),
     "metrics_path": ("/internal/metrics", "/internal/metrics"),
     "metrics_token": ("secret", "secret"),
+    "metrics_port": ("9464", 9464),
+    "metrics_host": ("127.0.0.1", "127.0.0.1"),
+    "collect_seconds": ("2.5", 2.5),
     "metrics": ("infra=false, model_batch_size=true", {"infra": False, "model_batch_size": True}),
     "buckets": ('{"model_batch_size": [1, 2.5]}', {"model_batch_size": (1.0, 2.5)}),
     "labels": ("team=fraud,region=eu", {"team": "fraud", "region": "eu"}),
     "capture": ("off", False),
     "buffer_rows": ("1024", 1024),
     "max_series": ("512", 512),
+    "dir": ("/run/modelwatch", "/run/modelwatch"),
 }
 COMPANIONS = {"max_age_seconds": {"window_rows": 1000}}  # of no use alone
 

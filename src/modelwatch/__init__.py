@@ -6,8 +6,9 @@ One call, `instrument(app, model_name=…, reference="reference.json")`, and thi
 
     request ─ asgi.py ───► service cells (requests, latency, sizes, in progress)                     push, integers
        └ endpoint ─ capture.py ─► monitor.record(features, predictions, …) ─► buffer (append)        push, append only
-    fold (256 rows, or tick) ─► reference.index ─► window.add                                        background
-    scrape ─► exposition.py ─► compare ─► gauges ─► /metrics                                         pull
+    fold (1,024 rows, or tick) ─► reference.index ─► window.add                                      background
+    tick ─► sharing.py ─► this worker's share, published for the other workers                       background
+    scrape ─► exposition.py ─► Σ shares of all workers ─► compare ─► gauges ─► /metrics              pull
 
 Requests write integers; scrapes do arithmetic.
 """

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import logging
+import os
 import threading
 import types
 from collections.abc import Callable, Coroutine
@@ -26,18 +26,10 @@ import fastapi.routing
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ._fastapi_expected import EXPECTED, RUN, SOLVE, difference, is_fastapis, looked_up
 from .exchange import KEY
 
 _LOG = logging.getLogger("modelwatch")
-
-_SOLVE, _RUN = "solve_dependencies", "run_endpoint_function"
-# All are given by name, in all versions from 0.115 on.
-_EXPECTED = {
-    _SOLVE: (
-        "request", "dependant", "body", "dependency_overrides_provider", "async_exit_stack", "embed_body_fields",
-    ),
-    _RUN: ("dependant", "values", "is_coroutine"),
-}  # fmt: skip
 
 _Function = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -87,6 +79,9 @@ class Passage(Protocol):
 _current: ContextVar[Passage | None] = ContextVar("modelwatch_passage", default=None)
 
 
+_STANDS_FOR = "__modelwatch_stands_for__"
+
+
 class Hooks:
     """The two replacements, for the whole process.
 
@@ -102,19 +97,23 @@ class Hooks:
 
     def __init__(self, routing: Any = fastapi.routing) -> None:
         self._routing = routing
-        self._lock = threading.Lock()
+        self.forked()
         self._found: dict[str, Any] = {}
         self._said = False
 
+    def forked(self) -> None:
+        """Renew the lock: in this process, just forked, no other thread can hold it."""
+        self._lock = threading.RLock()
+
     def problem(self) -> str | None:
         """In what the functions differ from what is expected; None if in nothing. Looks only."""
-        for name, parameters in _EXPECTED.items():
+        for name, parameters in EXPECTED.items():
             if name in self._found:
                 continue  # ours is in place, and fitted when it was put there
-            wrong = _difference(getattr(self._routing, name, None), name, parameters)
+            wrong = difference(_original(getattr(self._routing, name, None)), name, parameters)
             if wrong is not None:
                 return wrong
-        return _looked_up(getattr(self._routing, "get_request_handler", None))
+        return looked_up(getattr(self._routing, "get_request_handler", None))
 
     def install(self) -> bool:
         """Put the replacements in place, once, and again if somebody put the originals back. Says once if it cannot."""
@@ -130,17 +129,24 @@ class Hooks:
                         problem,
                     )
                 return False
-            for name, make in ((_SOLVE, _solving), (_RUN, _running)):
-                now = getattr(self._routing, name)
+            for name, make in ((SOLVE, _solving), (RUN, _running)):
+                now = _original(getattr(self._routing, name))
                 if name not in self._found:
                     self._found[name] = (now, make(now))
                 elif now is not self._found[name][0]:
-                    continue  # ours, or someone's who calls ours
+                    continue  # someone's who calls ours
                 setattr(self._routing, name, self._found[name][1])
             return True
 
 
+def _original(function: Any) -> Any:
+    """What a replacement of ours stands for, also one of a copy of this module that was loaded before."""
+    original, ours = getattr(function, _STANDS_FOR, (None, None))
+    return original if ours is function else function  # another tool's wrapper has the attributes of what it wraps
+
+
 hooks = Hooks()
+os.register_at_fork(after_in_child=hooks.forked)
 
 
 # Both replacements name what they are given, and pass it on by name: a dict of it, made and taken apart again, would
@@ -183,7 +189,7 @@ def _solving(original: _Function) -> _Function:
         )
         return solving if passage is None else _solve(solving, passage)
 
-    return _called_like(original, solve_dependencies, _EXPECTED[_SOLVE])
+    return _called_like(original, solve_dependencies, EXPECTED[SOLVE])
 
 
 def _running(original: _Function) -> _Function:
@@ -209,7 +215,7 @@ def _running(original: _Function) -> _Function:
         )
         return running if passage is None else _run(running, passage, is_coroutine)
 
-    return _called_like(original, run_endpoint_function, _EXPECTED[_RUN])
+    return _called_like(original, run_endpoint_function, EXPECTED[RUN])
 
 
 def _called_like(original: _Function, ours: Any, names: tuple[str, ...]) -> _Function:
@@ -219,12 +225,14 @@ def _called_like(original: _Function, ours: Any, names: tuple[str, ...]) -> _Fun
     def function(*args: Any, **given: Any) -> Any:
         return (original if args or not given.keys() >= set(names) else ours)(*args, **given)
 
-    if not _is_fastapis(original):  # of another tool, which may be called in other ways
-        return function
-    defaults = getattr(original, "__kwdefaults__", None) or {}
-    ours.__kwdefaults__ = {name: defaults[name] for name in names if name in defaults}
-    replacement: _Function = ours
-    return replacement
+    replacement: Any = function
+    if is_fastapis(original):  # else of another tool, which may be called in other ways
+        defaults = getattr(original, "__kwdefaults__", None) or {}
+        ours.__kwdefaults__ = {name: defaults[name] for name in names if name in defaults}
+        replacement = ours
+    setattr(replacement, _STANDS_FOR, (original, replacement))
+    found: _Function = replacement
+    return found
 
 
 async def _solve(solving: Coroutine[Any, Any, Any], passage: Passage) -> Any:
@@ -256,7 +264,10 @@ async def _run(running: Coroutine[Any, Any, Any], passage: Passage, on_loop: boo
         raise
     finally:
         if not on_loop:
-            _current.set(None)
+            try:
+                _current.set(None)
+            except Exception as error:  # noqa: BLE001 - as above
+                passage.swallow(error)
     try:
         passage.returned(result, on_loop)
     except Exception as error:  # noqa: BLE001 - as above
@@ -310,36 +321,3 @@ def is_response(result: Any) -> bool:
 def is_answer(error: BaseException) -> bool:
     """Whether an exception is a way of answering, such as a 404, and no failure."""
     return isinstance(error, HTTPException)
-
-
-def _difference(function: Any, name: str, parameters: tuple[str, ...]) -> str | None:
-    if not callable(function):
-        return f"fastapi.routing has no function {name}"
-    try:
-        inspect.signature(function, follow_wrapped=False).bind(**dict.fromkeys(parameters))
-    except (TypeError, ValueError) as error:
-        return f"fastapi.routing.{name} does not take the arguments {', '.join(parameters)} ({error})"
-    if _is_fastapis(function) and not inspect.iscoroutinefunction(function):
-        return f"fastapi.routing.{name} is not a coroutine function"
-    return None
-
-
-def _looked_up(handler: Any) -> str | None:
-    """Whether the request handler calls both functions by their names in its module, so that replacing them works."""
-    if not isinstance(handler, types.FunctionType) or not _is_fastapis(handler):
-        return None  # replaced by someone else, such as Sentry; what it calls cannot be seen
-    names: set[str] = set()
-    codes = [handler.__code__]
-    for code in codes:
-        names.update(code.co_names)
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    missing = _EXPECTED.keys() - names
-    return f"its request handler does not call {' and '.join(sorted(missing))}" if missing else None
-
-
-def _is_fastapis(function: Any) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is not None and str(getattr(code, "co_filename", "")).startswith(_PLACE)
-
-
-_PLACE = str(fastapi.routing.__file__).removesuffix("routing.py")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ending import UNRECORDED, Request
 from .exchange import KEY
+from .guard import Guard
 from .request import LINGERING, UNMATCHED, Service
 from .routes import path_below
 
@@ -28,17 +29,23 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WEBSOCKET_KEY = KEY + ".websocket"
-"""Stops nested instrumented apps from counting a websocket twice."""
+"""Where the root path of a websocket stands. It also stops nested instrumented apps from counting one twice."""
 
 
-def install(app: Starlette, make: Callable[[ASGIApp], Middleware]) -> None:
+def install(app: Starlette, make: Callable[[ASGIApp], Middleware], guard: Guard | None = None) -> None:
     """Put a Middleware around all others of an app, now and whenever its stack is built anew.
 
-    Done twice, or with other tools that replace `build_middleware_stack`, it still stands there once.
+    Done twice, or with other tools that replace `build_middleware_stack`, it still stands there once. If it cannot be
+    made, the app goes without, and `guard` says so.
     """
+    guard = guard or Guard()
 
     def wrapped(stack: ASGIApp) -> ASGIApp:
-        return stack if _is_inside(stack) else make(stack)
+        try:
+            return stack if _is_inside(stack) else make(stack)
+        except Exception as error:  # noqa: BLE001 - an app that starts, and is not watched
+            guard.swallow("request", error)
+            return stack
 
     build = app.build_middleware_stack
 
@@ -77,31 +84,31 @@ class Middleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection."""
-        service, request = self.service, None
+        service, request, aside, received = self.service, None, self.app, 0
         try:
             if scope["type"] == "http" and KEY not in scope:
                 root, path = scope.get("root_path"), scope["path"]
                 if root:
                     path = path_below(scope)
                 if path not in service.apart:
-                    place = service.active[scope["method"]]
-                    service.values[place] += 1
-                    request = scope[KEY] = Request()
-                    request.started = perf_counter()
-                    request.place = place
-                    request.capture = service.capture
-                    request.endpoint = None
-                    request.usual = True
+                    opened = Request()
+                    opened.started, opened.capture = perf_counter(), service.capture
+                    opened.place = place = service.active[scope["method"]]
+                    opened.endpoint, opened.usual = None, True
                     if root:
-                        request.root = root
+                        opened.root = root
+                    scope[KEY] = opened
+                    service.values[place] += 1
+                    request = opened  # last: what is counted as begun will be counted as ended
                     if next(service.turns):
                         service.time(request)
+            if request is None:
+                aside = self._aside(scope)
         except Exception as error:  # noqa: BLE001 - whatever our fault is, the app answers
             service.guard.swallow("request", error)
         if request is None:
-            await self._aside(scope)(scope, receive, send)
+            await aside(scope, receive, send)
             return
-        received = 0
 
         async def receive_noted() -> Message:
             nonlocal received
@@ -127,8 +134,11 @@ class Middleware:
         except BaseException as error:
             service.close(request, scope, received, error, send)
             raise
-        if perf_counter() - request.ended > LINGERING:
-            service.close(request, scope, received, None, send)
+        try:
+            if perf_counter() - request.ended > LINGERING:
+                service.close(request, scope, received, None, send)
+        except Exception as error:  # noqa: BLE001 - the request was answered
+            service.guard.swallow("request", error)
 
     def _aside(self, scope: Scope) -> ASGIApp:
         """Who serves what is not recorded as a request: the metrics, websockets, all that is excluded or nested."""
@@ -145,24 +155,35 @@ class Middleware:
                 if next(service.turns):  # and here are its models' cells
                     service.series.settle()
             if kind == "websocket" and WEBSOCKET_KEY not in scope:
+                scope[WEBSOCKET_KEY] = scope.get("root_path", "")  # mounts write theirs over it
                 return self._serve_websocket
             if kind == "lifespan":
                 service.begins()
+                return self._serve_lifespan
         except Exception as error:  # noqa: BLE001 - whatever our fault is, the app answers
             service.guard.swallow("request", error)
         return self.app
 
+    async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_noticed(message: Message) -> None:
+            try:
+                if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+                    self.service.ends()
+            except Exception as error:  # noqa: BLE001 - the app ends all the same
+                self.service.guard.swallow("request", error)
+            await send(message)
+
+        await self.app(scope, receive, send_noticed)
+
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = self.service
-        root, route = scope.get("root_path", ""), None
-        scope[WEBSOCKET_KEY] = True
+        service, route = self.service, None
 
         async def send_noticed(message: Message) -> None:
             nonlocal route
             await send(message)
             try:
                 if message["type"] == "websocket.accept" and route is None:
-                    template = service.templates.of(scope, root) or UNMATCHED
+                    template = service.templates.of(scope, scope[WEBSOCKET_KEY]) or UNMATCHED
                     if template not in service.excluded and path_below(scope) not in service.excluded:
                         service.metrics.connect(template)
                         route = template

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, groupby
 from typing import Any, NamedTuple
@@ -80,12 +81,18 @@ class Buffer:
             self.dropped += size
             return False
         self.added += size
-        self._batches.append(batch)
+        try:
+            self._batches.append(batch)
+        except BaseException:
+            self.added -= size  # else its room would be taken for ever
+            raise
         return True
 
     def take(self) -> list[Batch]:
-        """Everything that waits, in order."""
-        batches = [self._batches.popleft() for _ in range(len(self._batches))]
+        """Everything that waits, in order. What comes meanwhile waits for the next time."""
+        batches: list[Batch] = []
+        with suppress(IndexError):  # a signal handler or a finalizer has taken the rest
+            batches.extend(self._batches.popleft() for _ in range(len(self._batches)))
         self.taken += sum(batch[0] for batch in batches)
         return batches
 
@@ -154,6 +161,14 @@ def gather(run: Sequence[Batch]) -> Group:
         if values is not None and len(values) != len(rows):
             raise RowsError(f"Expected one value for each of {len(rows)} rows, got {len(values)}. Drop that batch.")
     return Group(len(rows), names, columns, predictions, confidences, timestamps, first.version, first.ignored)
+
+
+def ordered(group: Group, names: tuple[str, ...]) -> list[Values]:
+    """The group's columns in the order of `names`: rows may have been captured before a reload."""
+    if group.names == names:
+        return list(group.columns)
+    there = dict(zip(group.names, group.columns, strict=True))
+    return [there.get(name, [ABSENT] * group.size) for name in names]
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:

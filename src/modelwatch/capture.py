@@ -29,6 +29,7 @@ from .watch import Watch
 from .watched import Watched, describe
 
 _LOG = logging.getLogger("modelwatch")
+_MOST_TRIES = 3
 
 
 class Capture:
@@ -63,6 +64,7 @@ class Capture:
         self.watching: dict[int, Watch | None] = {}
         self._wrapped: dict[int, tuple[Any, Watch | None]] = {}  # where FastAPI's functions are not replaced
         self._said: set[str] = set()
+        self._refreshed = 0
         setattr(app, MARK, self)
 
     def add(
@@ -93,6 +95,7 @@ class Capture:
 
     def refresh(self) -> None:
         """Decide anew, at the next request, what is watched: a model has another reference."""
+        self._refreshed += 1
         self._watches.clear()
         self.watching.clear()
 
@@ -131,8 +134,14 @@ class Capture:
 
     def decided(self, dependant: Any) -> Watch | None:
         """The watch of an endpoint, None if nobody watches it. Called by the hook; may raise."""
-        watch = (self._watches.get(id(dependant)) or self._late(dependant))[1]
-        self.watching[id(dependant)] = watch
+        watch = None
+        for _ in range(_MOST_TRIES):
+            refreshed = self._refreshed
+            watch = (self._watches.get(id(dependant)) or self._late(dependant))[1]
+            if refreshed == self._refreshed:
+                self.watching[id(dependant)] = watch
+                break
+            self._watches.pop(id(dependant), None)  # another thread has reloaded meanwhile: it may be decided otherwise
         return watch
 
     def unreached(self, exchange: Exchange, scope: MutableMapping[str, Any]) -> None:
@@ -171,6 +180,7 @@ class Capture:
         return self._watches.setdefault(id(dependant), (dependant, None))
 
     def _decide(self) -> None:
+        refreshed = self._refreshed
         routes = endpoints_of(self._app)
         tagged = {id(tag.monitor) for routed in routes if (tag := tag_of(routed.route.dependant.call))}
         decided: dict[int, tuple[Any, Watch | None]] = {}
@@ -180,6 +190,8 @@ class Capture:
             if known is None or known[1] is None:
                 known = (dependant, self._claim(routed, tagged))
             decided.setdefault(id(dependant), known)
+        if refreshed != self._refreshed:  # another thread has reloaded: this is of the old reference
+            return
         self._watches = decided
         self.watching.clear()
         for claim in self._claims:

@@ -220,11 +220,9 @@ class CategoricalCells:
 
     def tally(self, column: npt.NDArray[Any] | Sequence[Any]) -> Counts:
         """Rows in each cell, shape (size,), new. Of plain texts each is looked up once."""
-        try:
-            rows = Counter(column) if isinstance(column, list) else {}
-        except Exception:  # noqa: BLE001 - what has no hash, or raises when it is asked for one
-            rows = {}
-        if {str}.issuperset(map(type, rows)) and rows:
+        # No dict of anything else: a client can choose numbers that have all the same hash.
+        if isinstance(column, list) and column and {str}.issuperset(map(type, column)):
+            rows = Counter(column)
             counts = np.zeros(self.size, dtype=np.int64)
             np.add.at(counts, self.index(list(rows)), list(rows.values()))
             return counts

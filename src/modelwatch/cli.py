@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 import re
 import sys
@@ -27,6 +28,9 @@ _TRUTHS = {"True": True, "true": True, "TRUE": True, "False": False, "false": Fa
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a verb and exit. `argv`: by default the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and columns may hold what it cannot encode
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.verb(arguments)
@@ -86,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _profile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="training data")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="where to write the reference, as JSON")
+    text = "where to write the reference, as JSON; a reference that is there is replaced, another file never"
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help=text)
     for option, text in {
         "--features": "columns to profile; default: all that are not named below",
         "--categorical": "columns of numbers that are categories; text and true/false are anyway",
@@ -148,8 +153,9 @@ def _seconds(text: str) -> float:
 def _profile(arguments: argparse.Namespace) -> int:
     from .aligned import aligned
     from .calibration import SIZES
-    from .files import ReferenceProfile
+    from .files import ReferenceProfile, check_output
 
+    check_output(arguments.output)
     profile = ReferenceProfile.fit(
         _read(arguments.table),
         features=arguments.features,

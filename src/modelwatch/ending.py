@@ -102,8 +102,11 @@ def _innermost(error: BaseException | None) -> BaseException | None:
 
 
 def announced(begun: Message) -> int | None:
-    """Content-Length of a response; None without one."""
-    for name, value in begun.get("headers", ()):
+    """Content-Length of a response; None without one, and where looking would take it from the server."""
+    headers = begun.get("headers", ())
+    if not isinstance(headers, list | tuple):  # an iterator is read once, and that is the server's to do
+        return None
+    for name, value in headers:
         if name.lower() == b"content-length":
             return int(value)
     return None

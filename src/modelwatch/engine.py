@@ -5,42 +5,35 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ._types import ABSENT, Clock, Counts, Floats
-from .buffer import Batch, Buffer, Group, gather, runs
+from ._types import ABSENT, Clock, Floats
+from .buffer import Batch, Buffer, Group, gather, ordered, runs
+from .detection import Detection
 from .epoch import Epoch
+from .epochs import Epochs
 from .exceptions import ReferenceFileError, TableError
 from .files import ReferenceProfile
 from .guard import Guard
 from .learning import Learner
 from .pulse import PULSE, TICK_SECONDS
-from .reference import CONFIDENCE, PREDICTION
+from .reading import Reading, read
+from .reentry import counting, forget, interrupted
 from .series import Series
 from .settings import Settings
-from .signals import Signal
+from .shares import EpochShare
 from .tally import Tally, numbers
 from .times import seconds_of
-from .window import Content
 
 _LOG = logging.getLogger("modelwatch")
-_MOST_LEFT = 8  # epochs whose bin counters go on if they come back
 FOLD_ROWS = 1024
 """So many rows do not wait for the tick."""
 _AHEAD_SECONDS = 3600.0  # timestamps further in the future are taken for this
 _AGO_SECONDS = -1e12  # and those before this for this: far from where numbers of slots would overflow
-
-
-class Reading(NamedTuple):
-    """What a scrape or a report begins with: the epoch, what is in its window, and a copy of its totals."""
-
-    epoch: Epoch
-    content: Content
-    totals: Counts
 
 
 class Engine:
@@ -63,19 +56,25 @@ class Engine:
         Of the model, from now on.
     source
         Where the reference comes from: "none", "file", "object" or "learned".
-    epoch, previous
+    epochs
         The reference in force with its window, and the one before it, if any.
     wanted
         What to take from a row: the reference's features, and with event time its time. The same tuple until a swap;
         None while there is no reference.
-    signals
-        Streams of means under a detector.
+    detection
+        Streams of means under detectors.
     learner
         Collects rows for a reference, while there is none and one is wanted.
     reference_time
         When the reference was taken, in seconds since 1970.
     swapped
         Called after every swap.
+    ticked
+        Called once a second by the background thread.
+    alone
+        Whether this process sees all rows, and so runs what depends on their order.
+    others
+        Tells what other workers have counted of this model, when a report is asked for.
 
     Notes
     -----
@@ -98,9 +97,6 @@ class Engine:
         self._clock, self._wall = clock, wall
         self._tally = Tally(series, model_name, settings, bounds)
         self._random = random.Random(0)
-        self._past: dict[tuple[str, str, str], int] = {}
-        self._totals: dict[tuple[str, str], Counts] = {}  # of epochs that were left, by version and cells
-        self._past_signals: dict[tuple[str, str], Signal] = {}
         self._latest = -np.inf  # the largest timestamp seen
         self._last_tick = clock()
         self._generation = -1
@@ -110,19 +106,34 @@ class Engine:
         self.version = version
         self.source = "none"
         self.buffer = Buffer(settings.buffer_rows)
-        self.epoch: Epoch | None = None
+        self.epochs = Epochs(settings)
         self.wanted: tuple[str, ...] | None = None
-        self.previous: Epoch | None = None
-        self.signals: list[Signal] = []
+        self.detection = Detection()
         self.learner: Learner | None = None
         self.reference_time: float | None = None
         self.swapped: Callable[[], object] = int  # does nothing, until somebody wants to know
-        self.forked()
+        self.ticked: Callable[[], object] = int
+        self.alone = True
+        self.others: Callable[[], Iterable[EpochShare]] = tuple
+        self.lock = threading.RLock()
         PULSE.know(self)
 
     def forked(self) -> None:
-        """Renew the lock: in this process, just forked, no other thread can hold it."""
+        """Begin at zero, with a new lock: in this process, just forked, no other thread can hold the old one."""
         self.lock = threading.RLock()
+        forget()
+        self.alone, self.others = True, tuple
+        self.buffer = Buffer(self._settings.buffer_rows)
+        self.lost = self._counted_dropped = 0
+        self.epochs.forked()
+        self.detection.forked()
+        if self.learner is not None:
+            self.learner = Learner(self._settings.learn_rows, self._settings.learn_seconds)
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The reference in force with its window; None without one."""
+        return self.epochs.current
 
     def announce(self) -> None:
         """Make the series that every scrape shows from the start."""
@@ -130,7 +141,10 @@ class Engine:
 
     def evaluated(self, seconds: float) -> None:
         """Say that window and reference were compared, and how long it took."""
-        self._tally.evaluated(self.version, seconds, self._wall())
+        try:
+            self._tally.evaluated(self.version, seconds, self._wall())
+        except RuntimeError as error:  # within a signal handler; the report is there all the same
+            self._guard.swallow("tick", error)
 
     def append(self, batch: Batch) -> None:
         """Take rows; an append, and now and then a word to the background thread."""
@@ -152,28 +166,42 @@ class Engine:
             with self.lock:
                 self.fold()
                 now = self._clock()
-                if now - self._last_tick >= 0.9 * TICK_SECONDS:
+                due = now - self._last_tick >= 0.9 * TICK_SECONDS
+                if due:
                     self._last_tick = now
-                    for signal in self.signals:
-                        if signal.tick():
-                            signal.last_alarm = self._wall()
-            self.learn()
+                    if self.alone:
+                        self.detect()
+            if due:
+                self.ticked()
+            if self.alone:
+                self.learn()
         except Exception as error:  # noqa: BLE001 - the guard counts and logs it
             self._guard.swallow("tick", error)
 
+    def detect(self, others: Iterable[EpochShare] = ()) -> None:
+        """Let the detectors see what has come since they last did, with what other workers have counted."""
+        with self.lock:
+            epoch = self.epoch
+            if epoch is not None:
+                self.detection.tick([share for share in others if epoch.fits(share)], self._wall)
+
     def fold(self) -> None:
         """Count everything that waits."""
-        with self.lock:
-            self._woken = False
-            for run in runs(self.buffer.take()):
-                try:
-                    self._count(gather(run))
-                except Exception as error:  # noqa: BLE001 - the guard counts and logs it
-                    self.lose(sum(batch.size for batch in run))
-                    self._guard.swallow("fold", error)
-            dropped = self.buffer.dropped + self.lost
-            self._tally.count("dropped", dropped - self._counted_dropped)
-            self._counted_dropped = dropped
+        if not interrupted():  # else whom we have interrupted goes on with it
+            with self.lock, counting():
+                self._fold()
+
+    def _fold(self) -> None:
+        self._woken = False
+        for run in runs(self.buffer.take()):
+            try:
+                self._count(gather(run))
+            except Exception as error:  # noqa: BLE001 - the guard counts and logs it
+                self.lose(sum(batch.size for batch in run))
+                self._guard.swallow("fold", error)
+        dropped = self.buffer.dropped + self.lost
+        self._tally.count("dropped", dropped - self._counted_dropped)
+        self._counted_dropped = dropped
 
     def lose(self, rows: int) -> None:
         """Say that rows could not be counted."""
@@ -186,23 +214,20 @@ class Engine:
             return
         confidences = None if group.confidences is None else numbers(group.confidences)
         self._tally.rows(group.version, group.size, group.predictions, confidences)
-        if self.epoch is None:
+        epoch = self.epoch  # once: a signal handler may reload in the middle of this
+        if epoch is None:
             self._without_reference(group)
             return
-        for signal in self.signals:
-            if signal.name == CONFIDENCE and confidences is not None:
-                signal.add(confidences)
-            elif signal.name == PREDICTION and group.predictions is not None:
-                signal.add(numbers(group.predictions))
-        columns: list[Any] = _ordered(group, self.epoch.profile.inputs)
+        self.detection.add(group, confidences)
+        columns: list[Any] = ordered(group, epoch.profile.inputs)
         special: list[Any] = [group.predictions, group.confidences]
-        times = self._times(group, self.epoch.profile.time)
+        times = self._times(group, epoch.profile.time)
         if self._settings.sample_rate < 1:
             kept = [self._random.random() < self._settings.sample_rate for _ in range(group.size)]
             columns = [list(compress(column, kept)) for column in columns]
             special = [None if column is None else list(compress(column, kept)) for column in special]
             times = times[kept]
-        late = self.epoch.add(columns, special[0], special[1], times) if len(times) else 0
+        late = epoch.add(columns, special[0], special[1], times) if len(times) else 0
         self._tally.count("sampled_out", group.size - len(times))
         self._tally.count("late", late)
         self._tally.count("recorded", len(times) - late)
@@ -229,20 +254,20 @@ class Engine:
         self._latest = max(self._latest, max(times.tolist(), default=-np.inf))
         return times
 
-    def learn(self) -> None:
-        """Make the reference of the rows learnt from, if there are enough."""
+    def learn(self) -> bool:
+        """Make the reference of the rows learnt from, if there are enough; True if it is new."""
         learner = self.learner
         if learner is None or not learner.ready:
-            return
+            return False
         try:
             profile = learner.fit()
         except TableError as error:
             self.learner = Learner(self._settings.learn_rows, self._settings.learn_seconds)  # other rows may do
             self._guard.swallow("reference", error)
-            return
+            return False
         with self.lock:
             if self.epoch is not None:  # somebody reloaded meanwhile, and knew better
-                return
+                return False
             self.swap(profile, "learned")
         _LOG.info("modelwatch learnt the reference %s from %d rows", profile.id, profile.rows)
         if self._settings.learn_path is not None:
@@ -250,6 +275,7 @@ class Engine:
                 profile.save(self._settings.learn_path)
             except ReferenceFileError as error:
                 self._guard.swallow("reference", error)
+        return True
 
     def swap(self, profile: ReferenceProfile, source: str, version: str | None = None) -> None:
         """Take another reference, and version: window, totals, signals and tally at one go.
@@ -258,23 +284,16 @@ class Engine:
         """
         with self.lock:
             self.fold()
-            if self.epoch is not None:
-                self._past_signals |= {(self.epoch.version, signal.name): signal for signal in self.signals}
+            before = self.epoch
             self.learner = None
             self.source = source
             if version is not None:
                 self.version = version
-            self._turn(profile)
+            self.wanted = self.epochs.turn(profile, self.version).wanted
             self._latest = -np.inf
             self._tally.adopt(profile)
             self._tally.announce(self.version)
-            self.signals = [
-                Signal(name, feature.mean, feature.sd)
-                for name in (PREDICTION, CONFIDENCE)
-                if name in profile.names and (feature := profile.feature(name)).sd > 0
-            ]
-            for signal in self.signals:
-                signal.go_on(self._past_signals.get((self.version, signal.name), signal))
+            self.detection.turn(profile, self.version, before, self.epochs.versions())
             self.reference_time = self._wall()
         self.swapped()
 
@@ -288,51 +307,32 @@ class Engine:
                 self.version = version
                 self.announce()
 
-    def _turn(self, profile: ReferenceProfile) -> None:
-        """Begin a new epoch. Counters go on where those of the same labels stood: none may ever fall."""
-        current = self.epoch
-        if current is not None:
-            for (feature, reason), rows in current.violations().items():
-                key = (current.version, feature, reason)
-                self._past[key] = self._past.get(key, 0) + rows
-            left = (current.version, current.profile.hash)
-            self._totals = dict([*self._totals.items(), (left, current.totals)][-_MOST_LEFT:])
-        now = (self.version, profile.hash)
-        if current is not None and (current.version, current.profile.hash) != now:
-            self.previous = current
-        self.epoch = Epoch(profile, self._settings, self.version, self._totals.pop(now, None))
-        self.wanted = self.epoch.wanted
-        kept = {self.version, *(version for version, _ in self._totals)}
-        self._past = {key: rows for key, rows in self._past.items() if key[0] in kept}
-        self._past_signals = {key: signal for key, signal in self._past_signals.items() if key[0] in kept}
+    def read(self, others: Iterable[EpochShare] | None = None) -> Reading | None:
+        """Fold what waits, and read the window of all workers; None without a reference.
 
-    def violations(self) -> dict[tuple[str, str, str], int]:
-        """Values that broke the reference, by (model version, feature, reason), since the start."""
-        with self.lock:
-            found = dict(self._past)
-            if self.epoch is not None:
-                for (feature, reason), rows in self.epoch.violations().items():
-                    key = (self.epoch.version, feature, reason)
-                    found[key] = found.get(key, 0) + rows
-        shown = {old.version for old in (self.epoch, self.previous) if old is not None}
-        return {key: rows for key, rows in found.items() if key[0] in shown}
-
-    def read(self) -> Reading | None:
-        """Fold what waits, and read the window; None without a reference."""
+        Parameters
+        ----------
+        others
+            What other workers have counted of this model. By default they are asked.
+        """
+        if interrupted():
+            return None
+        others = list(self.others() if others is None else others)  # before the lock: it may take a while
         with self.lock:
             self.fold()
-            epoch = self.epoch
-            if epoch is None:
-                return None
             now = self._clock()
             if self._settings.event_time:
-                now = self._latest  # -inf before the first row: the wall clock would make rows of the past late
-            return Reading(epoch, epoch.content(now), epoch.totals.copy())
+                # -inf before the first row: the wall clock would make rows of the past late.
+                epoch = self.epoch
+                fitting = [share.latest for share in others if epoch is not None and epoch.fits(share)]
+                now = max([self._latest, *fitting])
+            return read(self.epochs, others, now)
 
-
-def _ordered(group: Group, names: tuple[str, ...]) -> list[Any]:
-    """The group's columns in the order of `names`: rows may have been captured before a reload."""
-    if group.names == names:
-        return list(group.columns)
-    there = dict(zip(group.names, group.columns, strict=True))
-    return [there.get(name, [ABSENT] * group.size) for name in names]
+    def shares(self) -> list[EpochShare]:
+        """What this worker has counted, for the others to read. The window is not copied."""
+        with self.lock:
+            found = self.epochs.shares(self._latest if self._settings.event_time else self._clock())
+            if found:
+                found[0].streams = self.detection.sums()
+                found[0].latest = float(self._latest)
+            return found

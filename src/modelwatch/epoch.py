@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ._types import ABSENT, Counts, Flags, Floats
 from .files import ReferenceProfile
 from .reference import CONFIDENCE, PREDICTION
 from .settings import Settings
+from .shares import EpochShare
+from .slots import State
 from .window import Content, RowsWindow, TimeWindow, Window
 
 Column = npt.NDArray[Any] | Sequence[Any]
@@ -50,9 +52,18 @@ class Epoch:
     ) -> None:
         self.profile = profile
         self.version = version
+        self.key = (version, profile.hash)
         timed = settings.event_time and profile.time is not None and profile.time not in profile.inputs
         self.wanted = (*profile.inputs, profile.time) if timed and profile.time else profile.inputs
-        layout = profile.layout
+        self.min_rows = settings.min_rows
+        self._settings = settings
+        self._arrival = not settings.event_time
+        self._bins = sum(len(cells.bins) for cells in profile.layout.cells)
+        self._carried: Counts = np.zeros(profile.layout.size, dtype=np.int64) if carried is None else carried.copy()
+        self._begin()
+
+    def _begin(self) -> None:
+        layout, settings = self.profile.layout, self._settings
         self.window: Window
         if settings.window_rows is not None:
             self.window = RowsWindow(layout, rows=settings.window_rows, max_age=settings.max_age_seconds)
@@ -63,13 +74,16 @@ class Epoch:
                 slots=settings.window_slots,
                 max_seconds=max(settings.max_window_seconds, settings.window_seconds),
                 min_rows=settings.min_rows,
+                times="event" if settings.event_time else "arrival",
             )
-        self._carried: Counts = np.zeros(layout.size, dtype=np.int64) if carried is None else carried.copy()
         self.totals: Counts = self._carried.copy()
         self.rows = 0
-        self.seen: Flags = np.zeros(len(profile.names), dtype=bool)
-        self._min_rows = settings.min_rows
-        self._arrival = not settings.event_time
+        self.seen: Flags = np.zeros(len(self.profile.names), dtype=bool)
+
+    def forked(self) -> None:
+        """Count from zero, in a process that has just been forked: what is counted is the parent's."""
+        self._carried[:] = 0
+        self._begin()
 
     def add(
         self, columns: Sequence[Column], predictions: Column | None, confidences: Column | None, times: Floats
@@ -100,13 +114,32 @@ class Epoch:
     def violations(self) -> dict[tuple[str, str], int]:
         """Values of this epoch's rows that break the profile, by (feature, reason)."""
         found = self.profile.layout.violations(self.totals - self._carried)
-        return {(self.profile.names[i], reason): rows for (i, reason), rows in found.items()}
+        names = self.profile.names
+        return {(names[i], reason): rows for (i, reason), rows in found.items()}
 
-    @property
-    def captured(self) -> Flags:
-        """False for a feature that none of the first `min_rows` rows brought, shape (features,)."""
-        return self.seen | (self.rows < self._min_rows)
+    def share(self, now: float | None = None) -> EpochShare:
+        """What this worker has counted; with the window as it is at `now`, if that is given. It is not copied."""
+        layout = self.profile.layout
+        return EpochShare(
+            self.version,
+            self.profile.hash,
+            self.rows,
+            self.seen.copy(),
+            layout.binned(self.totals),
+            layout.missing_rows(self.totals),
+            None if now is None else self.window.state(now),
+        )
 
-    def content(self, now: float) -> Content:
-        """What is in the window at `now`."""
-        return self.window.content(now)
+    def fits(self, share: EpochShare) -> bool:
+        """Whether a share counts against the same reference and version."""
+        sizes, features = (len(share.seen), len(share.binned), len(share.missing)), len(self.profile.names)
+        return (share.version, share.hash) == self.key and sizes == (features, self._bins, features)
+
+    def content(self, now: float, others: Iterable[EpochShare] = ()) -> Content:
+        """What is in the window at `now`, with what other workers have counted."""
+        return self.window.content(now, self.windows(others))
+
+    def windows(self, shares: Iterable[EpochShare]) -> list[State]:
+        """The windows of shares that can be added to this one: settings may have changed while the service lives."""
+        found = [share.window for share in shares if share.window is not None]
+        return [window for window in found if window.shape == self.window.shape]

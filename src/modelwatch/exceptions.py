@@ -8,6 +8,7 @@
     ├── ReferenceFileError (ValueError)     a reference file that is missing, damaged or not one
     ├── CellsError (ValueError)             two profiles, or counts and a profile, do not share their cells
     ├── RowsError (ValueError)              what was recorded cannot be read as rows
+    ├── SegmentError (ValueError)           a file that a worker shares with the others cannot be used
     └── CountsError (ValueError)            what should be count vectors are none
         └── EmptyCountsError                ... or sum to zero, so there is nothing to compare
 
@@ -39,6 +40,14 @@ class CellsError(ModelWatchError, ValueError):
 
 class RowsError(ModelWatchError, ValueError):
     """What was recorded cannot be read as rows of features."""
+
+
+class SegmentError(ModelWatchError, ValueError):
+    """A file that a worker shares with the others cannot be used: users see a counter, by `reason`, and no error."""
+
+    def __init__(self, detail: str, reason: str = "damaged") -> None:
+        super().__init__(f"Expected a file of counts that a worker of this service shares, but {detail}. Remove it.")
+        self.reason = reason
 
 
 class CountsError(ModelWatchError, ValueError):

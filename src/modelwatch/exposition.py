@@ -2,9 +2,10 @@
 
 ::
 
-    request ─ token? ─ GET or HEAD? ─ format, gzip, name[] ─► Exposition._join ──► one thread, while there is something
-                                                                                   to render: collect, filter, encode,
-    response ◄────────────────────────────────────────────── future ◄───────────── gzip
+    __call__ (ASGI) ─┐                                                               ┌─► one thread, while there is
+                     ├─ token? ─ GET or HEAD? ─ format, gzip, name[] ─► _join ───────┤   something to render: collect,
+    answer (port) ───┘                                                               │   filter, encode, gzip
+    response ◄──────────────────────────────────────────────────────────── future ◄──┘
 
 One rendering at a time. Scrapes that come while one is rendered and want the same wait for the next one together: N
 scrapes at once cost two renderings, and each shows all that had happened before it was asked for.
@@ -15,27 +16,31 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hmac
+import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from prometheus_client.registry import CollectorRegistry
+from pydantic import SecretStr
 
 from ._types import Clock
 from .exceptions import ConfigurationError
 from .guard import Guard
 from .metrics.families import bounds_of
-from .metrics.registry import render
+from .metrics.pace import NoPace, Pace
+from .metrics.registry import Registry, render
 from .series import Series, observe
 from .settings import Settings
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_Headers = list[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes]]
 
 # Fixed here: what prometheus_client calls its latest format changes with its version.
 _PLAIN = b"text/plain; charset=utf-8"
@@ -44,6 +49,7 @@ _OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 _OPENMETRICS_KINDS = {"application/openmetrics-text", "application/openmetrics-text;version=1.0.0"}
 _WORTH_COMPRESSING = 1024
 _DURATION = "modelwatch_scrape_duration_seconds"
+_ALL: weakref.WeakSet[Exposition] = weakref.WeakSet()
 
 
 class _Wish(NamedTuple):
@@ -59,13 +65,22 @@ class _Page(NamedTuple):
     compressed: bool
 
 
+class Answer(NamedTuple):
+    """What goes back to a client. The names of the headers are in lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes  # empty for HEAD, whose `content-length` is that of GET
+
+
 class Exposition:
-    """The ASGI application that answers `/metrics`.
+    """Answers requests for `/metrics`: as an ASGI application, and for a port of its own by `answer`.
 
     Parameters
     ----------
     registry
-        What is shown; best a `metrics.registry.Registry`, which outlives collectors that fail.
+        What is shown; best a `metrics.registry.Registry`, which outlives collectors that fail or hang one by one. Any
+        other is asked as one collector.
     settings
         `metrics_token` is read once, here.
     guard
@@ -86,8 +101,8 @@ class Exposition:
     is a daemon that starts with a scrape and ends when no scrape waits: no pool of the service's can keep it waiting,
     and nothing is left of it when an app is dropped.
 
-    Threads: one event loop or several may call it at once. Processes: each renders what it has; after a fork the child
-    starts a thread of its own.
+    Threads: event loops and threads, any number, may call it at once. Processes: each renders what it has; after a fork
+    the child starts a thread of its own.
     """
 
     def __init__(
@@ -101,40 +116,74 @@ class Exposition:
     ) -> None:
         self.series = Series() if series is None else series
         self._registry = registry
+        if not isinstance(registry, Registry):
+            self._registry = Registry(guard, settings.collect_seconds)
+            self._registry.register(registry)
         self._guard = guard
         self._clock = clock
-        self._token = _token(settings)
+        self._token = _usable(settings.metrics_token)
         self._bounds = bounds_of(_DURATION, settings)
         self._place = self.series.histogram(_DURATION, (), self._bounds)
+        self.forked()
+        _ALL.add(self)
+
+    def forked(self) -> None:
+        """Begin anew in a child, which has only the thread that forked: nobody waits here, and no lock is held."""
         self._lock = threading.Lock()
         self._waiting: dict[_Wish, Future[_Page | None]] = {}
         self._thread: threading.Thread | None = None
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer one HTTP request. The body of the request is not read; a client that has gone is no error."""
-        head = scope["method"] == "HEAD"
-        if not self._may_read(scope):
-            more = [(b"www-authenticate", b"Bearer")]
-            await _answer(send, 401, b"A bearer token is needed.\n", _PLAIN, more, head=head)
-        elif not head and scope["method"] != "GET":
-            await _answer(send, 405, b"Use GET or HEAD.\n", _PLAIN, [(b"allow", b"GET, HEAD")], head=head)
+        wish = self._asked(scope["method"], scope.get("headers", ()), scope.get("query_string", b""))
+        if isinstance(wish, Answer):
+            answer = wish
         else:
-            wish = _wish(scope)
-            page = await self._rendered(wish)
-            if page is None:
-                message = b"The metrics could not be rendered; the log of the service says why.\n"
-                await _answer(send, 500, message, _PLAIN, [], head=head)
-            else:
-                kind = _OPENMETRICS if wish.openmetrics else _TEXT
-                more = [(b"content-encoding", b"gzip")] if page.compressed else []
-                await _answer(send, 200, page.body, kind, more, head=head)
+            answer = _answer(scope["method"], wish, await self._rendered(wish))
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+            await send({"type": "http.response.body", "body": answer.body})
+        except OSError:
+            # So a server says that the client has gone (ASGI 2.4): nobody is left to answer.
+            return
 
-    def _may_read(self, scope: _Scope) -> bool:
+    def answer(self, method: str, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Answer:
+        """Answer one HTTP request of a thread's, which waits for the rendering. Not for an event loop.
+
+        Parameters
+        ----------
+        method
+            As the client sent it.
+        headers
+            Names in lower case.
+        query
+            What follows the question mark, not decoded.
+        """
+        wish = self._asked(method, headers, query)
+        if isinstance(wish, Answer):
+            return wish
+        try:
+            future = self._join(wish)
+        except RuntimeError:  # no thread to be had
+            return _answer(method, wish, self._render(wish, Pace()))
+        return _answer(method, wish, future.result())
+
+    def _asked(self, method: str, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> _Wish | Answer:
+        """What is asked for, or why it is not answered."""
+        headers = list(headers)
+        if not self._may_read(headers):
+            return _refusal(method, 401, b"A bearer token is needed.\n", (b"www-authenticate", b"Bearer"))
+        if method not in {"GET", "HEAD"}:
+            return _refusal(method, 405, b"Use GET or HEAD.\n", (b"allow", b"GET, HEAD"))
+        return _wish(headers, query)
+
+    def _may_read(self, headers: Headers) -> bool:
         if self._token is None:
             return True
-        scheme, _, credentials = _header(scope, b"authorization").strip().partition(b" ")
+        scheme, _, credentials = _header(headers, b"authorization").strip().partition(b" ")
         # Both are bytes: compare_digest refuses text that is not ASCII, and its time says nothing of the token.
-        return hmac.compare_digest(credentials.strip(), self._token) and scheme.lower() == b"bearer"
+        token = self._token.get_secret_value().encode()
+        return hmac.compare_digest(credentials.strip(), token) and scheme.lower() == b"bearer"
 
     async def _rendered(self, wish: _Wish) -> _Page | None:
         try:
@@ -142,7 +191,7 @@ class Exposition:
             future = self._join(wish)
         except RuntimeError:
             # Another event loop than asyncio's, or no thread to be had: late telemetry is better than none.
-            return self._render(wish)
+            return self._render(wish, NoPace())
         # Shielded by its running state: a scrape that is cancelled takes the page from nobody else.
         return await asyncio.wrap_future(future)
 
@@ -172,15 +221,16 @@ class Exposition:
                 future = self._waiting.pop(wish)
             page = None
             try:
-                page = self._render(wish)
+                page = self._render(wish, Pace())
             except BaseException as error:  # noqa: BLE001 - a collector's SystemExit must not leave others waiting
                 self._guard.swallow("scrape", error)
-            future.set_result(page)
+            finally:
+                future.set_result(page)
 
-    def _render(self, wish: _Wish) -> _Page | None:
+    def _render(self, wish: _Wish, pace: Pace) -> _Page | None:
         started = self._clock()
         try:
-            body = render(self._registry, self._guard, openmetrics=wish.openmetrics, names=wish.names)
+            body = render(self._registry, self._guard, openmetrics=wish.openmetrics, names=wish.names, pace=pace)
             compressed = wish.gzip and len(body) > _WORTH_COMPRESSING
             if compressed:
                 body = gzip.compress(body, compresslevel=1, mtime=0)
@@ -191,29 +241,31 @@ class Exposition:
         return _Page(body, compressed)
 
 
-def _token(settings: Settings) -> bytes | None:
-    if settings.metrics_token is None:
-        return None
-    text = settings.metrics_token.get_secret_value()
-    if not text or not text.isprintable() or " " in text:
+def _usable(token: SecretStr | None) -> SecretStr | None:
+    """The token, still wrapped up: so neither `vars` nor the frames of a traceback show it."""
+    if token is not None and not _is_word(token):
         raise ConfigurationError(
             "Expected `metrics_token` to be a word without white space, as an Authorization header brings it, got one "
             "that is empty or has other characters. Change it, or leave it out for open metrics."
         )
-    return text.encode()
+    return token
 
 
-def _wish(scope: _Scope) -> _Wish:
-    # Latin-1 never fails, and what is not ASCII in a query is percent-encoded, which parse_qs reads as UTF-8.
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    accepted = _qualities(_header(scope, b"accept"))
+def _is_word(token: SecretStr) -> bool:
+    text = token.get_secret_value()
+    return bool(text) and text.isprintable() and " " not in text
+
+
+def _wish(headers: Headers, query: bytes) -> _Wish:
+    accepted = _qualities(_header(headers, b"accept"))
     text = max((q for kind, q in accepted if kind.partition(";")[0] == "text/plain"), default=0.0)
     # Who can read only another version of OpenMetrics gets text.
     openmetrics = max((q for kind, q in accepted if kind in _OPENMETRICS_KINDS), default=0.0)
     return _Wish(
         openmetrics=openmetrics > 0 and openmetrics >= text,
-        gzip=any(coding == "gzip" and q > 0 for coding, q in _qualities(_header(scope, b"accept-encoding"))),
-        names=frozenset(query.get("name[]", ())),
+        gzip=any(coding == "gzip" and q > 0 for coding, q in _qualities(_header(headers, b"accept-encoding"))),
+        # Latin-1 never fails, and what is not ASCII in a query is percent-encoded, which parse_qs reads as UTF-8.
+        names=frozenset(parse_qs(query.decode("latin-1")).get("name[]", ())),
     )
 
 
@@ -235,16 +287,30 @@ def _qualities(header: bytes) -> list[tuple[str, float]]:
     return found
 
 
-def _header(scope: _Scope, name: bytes) -> bytes:
+def _header(headers: Headers, name: bytes) -> bytes:
     """All values of a header, with commas between them; empty without one."""
-    return b",".join(value for key, value in scope.get("headers", ()) if key == name)
+    return b",".join(value for key, value in headers if key == name)
 
 
-async def _answer(send: _Send, status: int, body: bytes, kind: bytes, more: _Headers, *, head: bool) -> None:
+def _answer(method: str, wish: _Wish, page: _Page | None) -> Answer:
+    if page is None:
+        return _refusal(method, 500, b"The metrics could not be rendered; the log of the service says why.\n")
+    more = [(b"content-encoding", b"gzip")] if page.compressed else []
+    return _made(method, 200, _OPENMETRICS if wish.openmetrics else _TEXT, page.body, more)
+
+
+def _refusal(method: str, status: int, message: bytes, *more: tuple[bytes, bytes]) -> Answer:
+    return _made(method, status, _PLAIN, message, more)
+
+
+def _made(method: str, status: int, kind: bytes, body: bytes, more: Iterable[tuple[bytes, bytes]]) -> Answer:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *more]
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if head else body})
-    except OSError:
-        # So a server says that the client has gone (ASGI 2.4): nobody is left to answer.
-        return
+    return Answer(status, headers, b"" if method == "HEAD" else body)
+
+
+def _forked() -> None:
+    for exposition in list(_ALL):
+        exposition.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._types import ABSENT
+from .exceptions import RowsError
 from .fields import Leaf, Shape, match
 
 Row = tuple[Any, ...]
@@ -24,6 +26,7 @@ UNREADABLE = ()
 
 _LONGEST_TEXT = 1_000
 _MOST_NAMES = 2_000
+_MOST_ROWS = 100_000
 _TEXTS = {"datetime", "uuid", "pathlib", "ipaddress"}
 _PLAIN = {int, float, bool, type(None), type(ABSENT)}
 
@@ -129,7 +132,14 @@ def look(value: Any, features: Names | None) -> Rows:
     """The rows in any object: a dict or model, a list of them, lists of numbers in the reference's order, a table.
 
     For what types do not tell: plain dicts, and what a function of the user's returns.
+
+    Raises
+    ------
+    RowsError
+        It is a text, or an iterator without end.
     """
+    if isinstance(value, str | bytes | bytearray):
+        raise RowsError(f"Expected rows, got {type(value).__name__}. Return a dict, a list of them, or a table.")
     if _is_object(value) or isinstance(value, Mapping):
         items = [value]
     elif hasattr(value, "columns"):
@@ -137,7 +147,11 @@ def look(value: Any, features: Names | None) -> Rows:
         columns = [list(value[name]) for name in value.columns][:_MOST_NAMES]
         return Rows(names, [_tamed(row, range(len(names))) for row in zip(*columns, strict=True)])
     else:
-        items = list(value.tolist() if isinstance(value, np.ndarray) else value)
+        listed = value.tolist() if isinstance(value, np.ndarray) else value
+        sized = hasattr(listed, "__len__")
+        items = list(listed if sized else islice(listed, _MOST_ROWS + 1))
+        if len(items) > _MOST_ROWS and not sized:
+            raise RowsError(f"Expected an iterator of at most {_MOST_ROWS} rows, got more. Return a list of them.")
     if items and features is not None and isinstance(items[0], list | tuple | np.ndarray):
         return Rows(features, [_padded(item, len(features)) for item in items])
     names = features if features is not None else _keys(items)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import os
+import re
 import stat
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from . import reference
 from .exceptions import ReferenceFileError, TableError
 
 MOST_BYTES = 64 * 2**20
+_PART_BYTES = 2**20
+_BEGIN = re.compile(rb'\s*\{\s*"format"\s*:\s*"modelwatch reference"')
 
 
 class ReferenceProfile(reference.Profile):
@@ -39,15 +43,18 @@ class ReferenceProfile(reference.Profile):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile as JSON, whole or not at all: whoever reads meanwhile sees the old file.
 
+        A regular file of that name is replaced. What else stands there (a link, a directory, a device) is left alone.
+
         Raises
         ------
         ReferenceFileError
-            The directory does not exist, or nothing can be written there.
+            The directory does not exist, nothing can be written there, or something other than a file is in the way.
         """
         target, text = Path(path), self.to_json()
         try:
+            _refuse_others(target)
             descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
             raise _unwritable(target, error) from error
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
@@ -87,23 +94,73 @@ def _read(path: Path, max_bytes: int) -> bytes:
         os.close(descriptor)
         raise ReferenceFileError(f"Expected {str(path)!r} to be a regular file, got another thing. Name the JSON file.")
     with open(descriptor, "rb") as file:
-        if found.st_size > max_bytes:
-            raise ReferenceFileError(
-                f"Expected the file {str(path)!r} to have at most {max_bytes} bytes, got {found.st_size}. "
-                "A reference is small; raise `max_reference_bytes` if this is one."
-            )
-        return file.read(max_bytes + 1)
+        size = found.st_size
+        if size <= max_bytes:
+            try:
+                content = _upto(file, max_bytes + 1)
+            except OSError as error:
+                raise ReferenceFileError(
+                    f"Expected to be able to read {str(path)!r}, but {error.strerror}. Check the file and its disk."
+                ) from error
+            if len(content) <= max_bytes:
+                return content
+            size = len(content)  # it has grown, or is made as it is read
+    raise ReferenceFileError(
+        f"Expected the file {str(path)!r} to have at most {max_bytes} bytes, got {size}. "
+        "A reference is small; raise `max_reference_bytes` if this is one."
+    )
+
+
+def _upto(file: BinaryIO, most: int) -> bytes:
+    """The first bytes of a file, `most` at most; `read(most)` would take the memory for all of them at once."""
+    parts: list[bytes] = []
+    while most > 0 and (part := file.read(min(most, _PART_BYTES))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Refuse to write a reference over a file that is none, such as the table that it is made of.
+
+    Raises
+    ------
+    ReferenceFileError
+        Something is there that is neither a reference nor an empty file.
+    """
+    target = Path(path)
+    try:
+        _refuse_others(target)
+        with contextlib.suppress(FileNotFoundError), target.open("rb") as file:
+            begin = file.read(200)
+            if begin and not _BEGIN.match(begin):
+                raise OSError(errno.EEXIST, "a file is there that is no reference")
+    except (OSError, ValueError) as error:
+        raise _unwritable(target, error) from error
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise OSError if something other than a regular file would be replaced: a link would, and no longer lead on."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        what = "a link" if stat.S_ISLNK(found.st_mode) else "no regular file"
+        raise OSError(errno.EEXIST, f"{what} is there, which is not replaced")
 
 
 def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
+    """The permissions that new files do not get. To ask by `os.umask` would change it meanwhile, for all threads."""
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/self/status", "rb") as lines:
+        return int(next(line for line in lines if line.startswith(b"Umask:")).split()[1], 8)
+    return 0o077
 
 
-def _unwritable(path: Path, error: OSError) -> ReferenceFileError:
+def _unwritable(path: Path, error: OSError | ValueError) -> ReferenceFileError:
     return ReferenceFileError(
-        f"Expected to be able to write {str(path)!r}, but {error.strerror}. Name a writable directory."
+        f"Expected to be able to write {str(path)!r}, but {getattr(error, 'strerror', error)}. "
+        "Name a file in a writable directory."
     )
 
 
@@ -119,6 +176,8 @@ def read_table(path: str | os.PathLike[str]) -> Any:
     """
     name = str(path)
     try:
+        if "\0" in name:
+            raise OSError(errno.EINVAL, "its name holds a NUL")
         if name.endswith((".parquet", ".pq")):
             return _read_parquet(name)
         if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):

@@ -41,6 +41,11 @@ class Guard:
         self._logged: dict[str, float] = {}
         self.errors = dict.fromkeys(STAGES, 0)
 
+    def forget(self) -> None:
+        """Begin at zero, in a process that has just been forked."""
+        self._logged.clear()
+        self.errors.update(dict.fromkeys(self.errors, 0))
+
     def swallow(self, stage: str, error: BaseException) -> None:
         """Count and log an error of our own. Never raises, except in tests that observe it.
 
@@ -53,12 +58,17 @@ class Guard:
             if now - self._logged.get(stage, -math.inf) >= _QUIET_SECONDS:
                 self._logged[stage] = now
                 _LOG.error(
-                    "modelwatch failed at stage %r; the service is not affected, telemetry was lost: %.500r "
+                    "modelwatch failed at stage %r; the service is not affected, telemetry was lost: %s "
                     "(further errors of this stage are only counted for a minute, "
                     "see modelwatch_internal_errors_total)",
                     stage,
-                    error,
+                    _line(error),
                     exc_info=error if _LOG.isEnabledFor(logging.DEBUG) else None,
                 )
         for observe in observers:
             observe(stage, error)
+
+
+def _line(error: BaseException) -> str:
+    """An error on one line: a `repr` may have several, and hold what a client sent."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"{error!r:.500}")

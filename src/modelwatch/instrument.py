@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
 
 from ._version import __version__
@@ -16,7 +18,6 @@ from .exceptions import ConfigurationError
 from .exposition import Exposition
 from .guard import Guard
 from .metrics.catalogue import CATALOGUE
-from .metrics.drift import DriftSource
 from .metrics.families import Collected, bounds_of, check_settings, enabled
 from .metrics.gpu import GpuSource
 from .metrics.infra import ProcessSource
@@ -26,10 +27,12 @@ from .metrics.runtime import LAG, PAUSE, GcPauses, LoopProbe
 from .metrics.service import ServiceMetrics
 from .monitor import Monitor
 from .origins import Reference
+from .port import Port
 from .request import Service
 from .routes import USUALLY_EXCLUDED, Patterns, Templates, walk
 from .series import Series
 from .settings import Settings
+from .sharing import Sharing
 from .verdict import compare
 from .watched import Watched
 
@@ -131,31 +134,44 @@ class _Watched:
         self._guard = Guard()
         self._series = Series(settings.max_series)
         self._capture = Capture(app)
-        self._registry = Registry(self._guard)
+        self._registry = Registry(self._guard, settings.collect_seconds)
         self._pauses = GcPauses(self._series, bounds_of(PAUSE, settings), self._guard) if _on(PAUSE, settings) else None
         probe = LoopProbe(self._series, bounds_of(LAG, settings), self._guard) if _on(LAG, settings) else None
-        collected = Collected(settings, self._guard)
-        self._collected = collected
-        collected.sources += [self._series.cells, self._library()]
+        sharing = self._sharing = Sharing(settings, self._series, self._guard, self.monitors)
+        sharing.publisher.local.append(self._library())
         if settings.metrics.get("infra", True):
-            collected.sources.append(ProcessSource())
+            sharing.publisher.local.append(ProcessSource())
         if settings.metrics.get("gpu", True):
-            collected.sources.append(GpuSource())
+            sharing.publisher.local.append(GpuSource())
         if probe is not None:
-            collected.sources.append(probe.samples)
-        self._registry.register(collected)
+            sharing.publisher.local.append(probe.samples)
+        self._registry.register(Collected(settings, self._guard, sharing.sources))
         self._exposition = Exposition(self._registry, settings, self._guard, series=self._series)
+        if settings.metrics_port is not None:
+            where = settings.metrics_host, settings.metrics_port, settings.metrics_path
+            sharing.port = Port(self._exposition, *where, self._guard)
         service = Service(
             metrics=ServiceMetrics(self._series, settings),
             templates=Templates(app),
             guard=self._guard,
             metrics_path=settings.metrics_path,
-            exposition=self._exposition,
+            exposition=None if settings.metrics_port is not None else self._exposition,
             excluded=USUALLY_EXCLUDED if exclude is None else Patterns(exclude),
-            on_loop=None if probe is None else probe.ensure,
+            on_loop=[sharing.ensure] if probe is None else [sharing.ensure, probe.ensure],
+            on_end=sharing.turn,
             capture=self._capture,
         )
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            self._take_multiprocess()
         install(app, lambda stack: self._around(app, stack, service))
+
+    def _take_multiprocess(self) -> None:
+        """Show the user's own metrics that prometheus_client shares between workers."""
+        collector: Any = MultiProcessCollector  # it has no types; it registers itself
+        try:
+            collector(self._registry)
+        except ValueError as error:
+            _LOG.warning("modelwatch: PROMETHEUS_MULTIPROC_DIR is set, but its metrics cannot be shown: %s", error)
 
     def _around(self, app: Starlette, stack: Any, service: Service) -> Middleware:
         if service.exposition is not None:
@@ -199,8 +215,7 @@ class _Watched:
         monitor.registry = self._registry
         self._capture.add(monitor, routes=routes, exclude=exclude)
         monitor.engine.swapped = self._capture.refresh
-        # The drift layer comes first: it folds what waits, so that all that the others read is of one moment.
-        self._collected.sources.insert(0, DriftSource(monitor))
+        self._sharing.name(model_name)
         self._models[model_name] = monitor, arguments
         epoch = monitor.engine.epoch
         if epoch is not None:  # what a first comparison loads, it loads now and not under traffic

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from ._types import Clock
 from .buffer import new_batch
-from .engine import Engine, Reading
+from .engine import Engine
 from .exceptions import RowsError
 from .exchange import Parts
 from .files import ReferenceProfile
 from .guard import Guard
 from .ignoring import ignoring, is_ignored
-from .learning import Learner
-from .origins import LEARN, Reference, learnt_before, taken
+from .loads import Loads
+from .origins import Reference
+from .reading import Reading
 from .reference import CONFIDENCE, PREDICTION
+from .references import References
 from .report import DriftReport
 from .rows import Reader, names_of, size_of, values_of
 from .series import Series
 from .settings import Settings
+from .shares import EpochShare
 from .tagging import tag
 from .verdict import compare
 
@@ -61,7 +64,8 @@ class Monitor:
 
     Notes
     -----
-    Threads: any number. Processes: each has its own window.
+    Threads: any number. Processes: what the workers of an instrumented app have counted is one window; of others, each
+    has its own.
 
     >>> import modelwatch
     >>> reference = modelwatch.ReferenceProfile.fit({"age": [31.0, 42.0, 57.0] * 100})
@@ -90,30 +94,25 @@ class Monitor:
         self.guard = guard or Guard()
         self.registry: Any = None
         bounds = dict(bounds or {})
-        self._wall = wall
         self.engine = Engine(
             model_name, model_version, self.settings, self.series, self.guard, bounds=bounds, clock=clock, wall=wall
         )
-        self.reload_failed = False
-        self.load_time: float | None = None
-        self.loads: dict[str, bool] = {}
+        self.loads = Loads(wall)
+        self.references = References(self.engine, self.settings, self.loads)
         self._reader: Reader | None = None
         if not self.settings.disabled:
-            self._begin(reference)
+            self.references.begin(reference)
             self.engine.announce()
-
-    def _begin(self, reference: Reference | None) -> None:
-        if isinstance(reference, str) and reference == LEARN:
-            reference = learnt_before(self.settings)
-            if reference is None:
-                self.engine.learner = Learner(self.settings.learn_rows, self.settings.learn_seconds)
-        if reference is not None:
-            self.engine.swap(*taken(reference, self.settings))
 
     @property
     def model_version(self) -> str:
         """Label of the model's metrics: as given, or as the last `reload` or `loaded` said."""
         return self.engine.version
+
+    @property
+    def reload_failed(self) -> bool:
+        """Whether the last attempt to replace the reference failed."""
+        return self.references.failed
 
     @property
     def inputs(self) -> tuple[str, ...] | None:
@@ -230,13 +229,13 @@ class Monitor:
         unknown = DriftReport.unknown(self.settings.min_rows, self.model_name, self.model_version)
         return unknown if found is None else found[0]
 
-    def evaluate(self) -> tuple[DriftReport, Reading] | None:
-        """The report, and what it was made of; None without a reference."""
+    def evaluate(self, others: Iterable[EpochShare] | None = None) -> tuple[DriftReport, Reading] | None:
+        """The report, and what it was made of, with what `others` have counted; None without a reference."""
         started = time.perf_counter()
-        reading = self.engine.read()
+        reading = self.engine.read(others)
         if reading is None:
             return None
-        epoch, content, _ = reading
+        epoch, content = reading.epoch, reading.content
         report = compare(
             epoch.profile,
             content.counts,
@@ -245,7 +244,7 @@ class Monitor:
             share_floor=self.settings.share_floor,
             min_rows=self.settings.min_rows,
             features=self.settings.features,
-            captured=epoch.captured.tolist(),
+            captured=reading.captured.tolist(),
             rows=content.rows,
             seconds=content.seconds,
             model_name=self.model_name,
@@ -263,7 +262,9 @@ class Monitor:
         self.engine.fold()
 
     def reload(self, reference: Reference, model_version: str | None = None) -> None:
-        """Take another reference, and version, under traffic. The window begins anew.
+        """Take another reference, and version, under traffic, in all workers. The window begins anew.
+
+        A path is watched from now on: when the file changes it is taken anew by itself.
 
         Raises
         ------
@@ -272,15 +273,7 @@ class Monitor:
         """
         if self.settings.disabled:
             return
-        try:
-            before = self.model_version
-            self.engine.swap(*taken(reference, self.settings), model_version)
-            if before != self.model_version and before in self.loads:
-                self._turn_loaded(before)
-        except Exception:
-            self.reload_failed = True
-            raise
-        self.reload_failed = False
+        self.references.reload(reference, model_version)
 
     def reference_from_window(self) -> ReferenceProfile:
         """A profile of what is in the window now, with the cells of the reference: "this is the new normal".
@@ -302,18 +295,12 @@ class Monitor:
         before = self.model_version
         if version is not None and version != before:
             self.engine.rename(version)
-        self._turn_loaded(before)
-
-    def _turn_loaded(self, before: str) -> None:
-        """The version of now is loaded; the one before it, if another, no longer. Older ones are not shown."""
-        now = self.model_version
-        self.loads = {now: True} if before == now else {before: False, now: True}
-        self.load_time = self._wall()
+        self.loads.turn(before, self.model_version)
 
     def unloaded(self) -> None:
         """Say that the model is no longer loaded."""
         if not self.settings.disabled:
-            self.loads[self.model_version] = False
+            self.loads.states[self.model_version] = False
 
     def ignore(self) -> AbstractContextManager[None]:
         """Rows recorded within stay out of the window and are counted as ignored: warm-up, synthetic calls.

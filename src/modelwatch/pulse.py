@@ -7,8 +7,10 @@ after them. It holds monitors weakly and ends when none is left.
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 TICK_SECONDS = 1.0
@@ -51,9 +53,10 @@ class Pulse:
 
     def _reset(self) -> None:
         self.generation += 1
-        self._lock = threading.Lock()
+        # Both may be asked for again in the middle of it, in the same thread, by a signal handler or a finalizer.
+        self._lock = threading.RLock()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ticked: weakref.WeakSet[Ticked] = weakref.WeakSet()
-        self._event = threading.Event()
         self._thread: threading.Thread | None = None
 
     def know(self, ticked: Ticked) -> None:
@@ -71,18 +74,23 @@ class Pulse:
         with self._lock:
             self._ticked.add(ticked)
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="modelwatch", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = thread = threading.Thread(target=self._run, name="modelwatch", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    raise
 
     def wake(self) -> None:
         """Do not wait for the next second."""
-        self._event.set()
+        self._bell.put(None)
 
     def _run(self) -> None:
         while True:
-            self._event.wait(self._seconds)
-            self._event.clear()
+            with suppress(queue.Empty):
+                self._bell.get(timeout=self._seconds)
+                while True:
+                    self._bell.get_nowait()
             with self._lock:
                 ticked = list(self._ticked)
                 if not ticked:

@@ -7,7 +7,7 @@ does. So what is usual (a response in one piece, below 500, of a route that was 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from time import perf_counter
@@ -69,6 +69,8 @@ class Service:
         Paths and templates of requests that are not recorded at all.
     on_loop
         Called on the event loop when the app starts, with the first request, and with one in 128.
+    on_end
+        Called when the app has ended, where its server tells it so: nothing may rely on that.
     capture
         That of the app.
 
@@ -86,7 +88,8 @@ class Service:
         metrics_path: str = "/metrics",
         exposition: ASGIApp | None = None,
         excluded: Patterns = USUALLY_EXCLUDED,
-        on_loop: Callable[[], None] | None = None,
+        on_loop: Sequence[Callable[[], None]] = (),
+        on_end: Callable[[], object] = int,
         capture: Capturer | None = None,
     ) -> None:
         self.metrics, self.templates, self.guard = metrics, templates, guard
@@ -94,6 +97,7 @@ class Service:
         self.metrics_path = metrics_path
         self.exposition = exposition
         self._on_loop = on_loop
+        self.ends = on_end
         self.capture = capture
         self.series, self.active = metrics.series, metrics.active
         self.values = metrics.series.values
@@ -122,10 +126,10 @@ class Service:
             self.capture.start()
 
     def on_loop(self) -> None:
-        """Look at the running event loop, if somebody wants to."""
-        if self._on_loop is not None:
+        """Do what is to be done on the running event loop."""
+        for call in self._on_loop:
             try:
-                self._on_loop()
+                call()
             except Exception as error:  # noqa: BLE001 - the loop goes on, unmeasured
                 self.guard.swallow("request", error)
 

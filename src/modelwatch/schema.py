@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,15 +14,21 @@ from .exceptions import ReferenceFileError
 from .tables import LONGEST_NAME
 
 VERSION = 1
+_MOST_FEATURES = 2_002  # the prediction and the confidence are two more
+_LONGEST_SHOWN = 80
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
+_Where = tuple[str | int, ...]
 FloorFields = tuple[Annotated[int, Field(ge=1)], Share, Share]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+_Model = TypeVar("_Model", bound=_Strict)
 
 
 class NumericFeature(_Strict):
@@ -87,19 +94,21 @@ class File(_Strict):
     time: str | None
     features: Annotated[
         list[Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]],
-        Field(min_length=1, max_length=2_002),
+        Field(min_length=1, max_length=_MOST_FEATURES),
     ]
     checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
     @model_validator(mode="after")
     def _agree(self) -> File:
-        names = [feature.name for feature in self.features]
-        if len(set(names)) < len(names):
-            raise ValueError("no two `features` may have one name")
+        seen: set[str] = set()
+        for name in (feature.name for feature in self.features):
+            if name in seen:
+                raise ValueError(f"no two `features` may have one name, as {_shown(name)} here")
+            seen.add(name)
         for feature in self.features:
             # Less, where a profile was made of counts of a table that lacked the prediction.
             if sum(feature.counts) > self.rows:
-                raise ValueError(f"the `counts` of {feature.name!r} must not add up to more than `rows`")
+                raise ValueError(f"the `counts` of {_shown(feature.name)} must not add up to more than `rows`")
         return self
 
 
@@ -129,16 +138,52 @@ def parse(text: str | bytes, source: str) -> File:
             f"Expected the field `version` of {source} to be {VERSION}, got {content.get('version')!r:.50}. "
             "Write it again with the version of modelwatch that reads it."
         )
+    features = content.get("features")
+    if isinstance(features, list):
+        if len(features) > _MOST_FEATURES:
+            raise _wrong(source, ("features",), f"it may have at most {_MOST_FEATURES} items, got {len(features)}")
+        content["features"] = [_feature(feature, i, source) for i, feature in enumerate(features)]
+    return _checked(File, content, (), source)
+
+
+# One feature after another, and no field that is unknown: pydantic keeps an error for each item that is wrong, and a
+# file may hold millions of them.
+def _feature(content: Any, number: int, source: str) -> NumericFeature | CategoricalFeature:
+    where: _Where = ("features", number)
+    if not isinstance(content, dict):
+        raise _wrong(source, where, "it must be an object with the fields of a feature")
+    kind, name = content.get("kind"), content.get("name")
+    of = f"{source}, feature {_shown(name)}," if isinstance(name, str) else source
+    if kind == "numeric":
+        return _checked(NumericFeature, content, where, of)
+    if kind == "categorical":
+        return _checked(CategoricalFeature, content, where, of)
+    raise _wrong(of, (*where, "kind"), 'it must be "numeric" or "categorical"')
+
+
+def _checked(model: type[_Model], content: dict[str, Any], where: _Where, source: str) -> _Model:
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    unknown = next((name for name in content if name not in known), None)
+    if unknown is not None:
+        raise _wrong(source, (*where, unknown), "there is no such field")
     try:
-        return File.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in {"numeric", "categorical"})
-        where = f"the field `{field}` of {source}" if field else f"the fields of {source}"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ReferenceFileError(
-            f"Expected {where} to be as `save` writes it, but: {message}. Write it again from the training data."
-        ) from error
+        raise _wrong(source, (*where, *first["loc"]), first["msg"].removeprefix("Value error, ")) from error
+
+
+def _wrong(source: str, where: _Where, message: str) -> ReferenceFileError:
+    field = ".".join(part if re.fullmatch(r"\w{1,60}", part) else _shown(part) for part in map(str, where))
+    named = f"the field `{field}` of {source}" if field else f"the fields of {source}"
+    return ReferenceFileError(
+        f"Expected {named} to be as `save` writes it, but: {message}. Write it again from the training data."
+    )
+
+
+def _shown(text: str) -> str:
+    """A text of the file in a message: on one line, and not at length."""
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…")
 
 
 def _rise(name: str, numbers: list[float]) -> None:

@@ -8,17 +8,38 @@ go. Metrics are only names here; what they mean stands in `metrics/catalogue.py`
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, MutableSequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableSequence
 from math import inf
 from typing import NamedTuple
 
+import numpy as np
+
+from ._types import Floats
+
+_LOG = logging.getLogger("modelwatch")
 OTHER = "_other"
 _LONGEST = 200
 _ALL: weakref.WeakSet[Series] = weakref.WeakSet()
+
+
+Key = tuple[str, tuple[str, ...], tuple[float, ...] | None]
+"""What a series is known by: metric, label values, and the bounds of a histogram."""
+
+
+class Sample(NamedTuple):
+    """One number of a metric that is read at the scrape. NaN says that nothing is known, and is left out.
+
+    The label values are in the order of the catalogue.
+    """
+
+    metric: str
+    labels: tuple[str, ...]
+    value: float
 
 
 class Cell(NamedTuple):
@@ -51,37 +72,52 @@ class Series:
     Notes
     -----
     Threads: places may be asked for from any; each cell has one writing thread (CPython's `values[i] += 1` on a list
-    is not interrupted either, so that a second one does no harm); settlers are called by one at a time. Processes: each
-    has its own.
+    is not interrupted either, so that a second one does no harm); settlers are called by one at a time. A signal
+    handler or a finalizer may come in the middle of all this, in the same thread: what it asks for is refused, not
+    waited for. Processes: each has its own; a forked child begins at zero.
 
     >>> series = Series()
     >>> place = series.counter("model_request_total", ("bike", "1", "success"))
     >>> series.values[place] += 1
     >>> [(cell.metric, cell.values) for cell in series.cells()]
-    [('model_request_total', [1])]
+    [('model_request_total', [1.0])]
     """
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
-        self.settlers: list[Callable[[], None]] = []
-        self.forked()
-        _ALL.add(self)
         self._places: dict[tuple[str, tuple[str, ...]], tuple[int, tuple[float, ...] | None]] = {}
         self._sets: dict[str, int] = {}
+        self._full: list[str] = []
         self._last_labels: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._keys: tuple[Key, ...] = ()
+        self._size = 0  # of their cells
+        self._end = 0  # of the cells of all places
+        self.settlers: list[Callable[[], None]] = []
         self.values: MutableSequence[float] = []
         self.overflows: dict[str, int] = {}
+        self.forked()
+        _ALL.add(self)
 
     def forked(self) -> None:
-        """Renew the locks: in this process, just forked, no other thread can hold one."""
-        self._lock = threading.Lock()
-        self._settling = threading.Lock()
+        """Begin at zero with new locks: in this process, just forked, no other thread can hold one."""
+        self._lock = threading.RLock()
+        self._settling = threading.RLock()
+        self._placing = self._at_it = False
+        self.settle()  # what the parent has put off is the parent's
+        self.values[:] = [0] * len(self.values)
+        self.overflows.clear()
 
     def settle(self) -> None:
         """Let everybody count what was put off. When this returns it is in the cells."""
         with self._settling:
-            for settle in self.settlers:
-                settle()
+            if self._at_it:  # whom we have interrupted is about to do it
+                return
+            self._at_it = True
+            try:
+                for settle in self.settlers:
+                    settle()
+            finally:
+                self._at_it = False
 
     def counter(self, metric: str, labels: tuple[str, ...] = (), most: int | None = None) -> int:
         """Place of a single number, made at 0 if it is new. `most`: values that the last label may take."""
@@ -99,14 +135,34 @@ class Series:
             return found[0]
         labels = tuple(map(clean, labels))
         with self._lock:
-            if (metric, labels) not in self._places and labels:
-                labels = self._admitted(metric, labels, most)
-            if (metric, labels) not in self._places:
-                self._sets[metric] = self._sets.get(metric, 0) + 1
-                start = len(self.values)
-                self.values.extend([0] * (1 if bounds is None else len(bounds) + 2))
-                self._places[metric, labels] = (start, bounds)
-            return self._places[metric, labels][0]
+            if self._placing:
+                raise RuntimeError("a series was asked for in the middle of making one, by a signal or a finalizer")
+            self._placing = True
+            try:
+                if (metric, labels) not in self._places and labels:
+                    labels = self._admitted(metric, labels, most)
+                if (metric, labels) not in self._places:
+                    self._sets[metric] = self._sets.get(metric, 0) + 1
+                    start, end = self._end, self._end + width(bounds)
+                    # Whoever was broken off in here, by Ctrl-C or a fork, may have left cells that are nobody's.
+                    self.values.extend([0] * (end - len(self.values)))
+                    self._places[metric, labels] = (start, bounds)
+                    self._end = end
+                place = self._places[metric, labels][0]
+            finally:
+                self._placing = False
+        self._warn()
+        return place
+
+    def _warn(self) -> None:
+        """Say once that a metric has as many label sets as it may have."""
+        while self._full:
+            _LOG.warning(
+                "modelwatch: %s has as many label sets as it may have; further ones are counted as %r, and in "
+                "modelwatch_label_overflow_total.",
+                self._full.pop(),
+                OTHER,
+            )
 
     def _admitted(self, metric: str, labels: tuple[str, ...], most: int | None) -> tuple[str, ...]:
         """A new label set, or what it is folded into. Nothing is kept of a set that is folded away."""
@@ -119,18 +175,43 @@ class Series:
         if labels == wanted:
             self._last_labels[siblings] = self._last_labels.get(siblings, 0) + 1
         else:
+            if metric not in self.overflows:
+                self._full.append(metric)
             self.overflows[metric] = self.overflows.get(metric, 0) + 1
         return labels
 
-    def cells(self) -> Iterator[Cell]:
-        """All cells, settled, in the order in which they were made. The values are copied."""
+    def taken(self) -> tuple[tuple[Key, ...], Floats]:
+        """All series, settled, in the order in which they were made, and their cells, end to end; copied.
+
+        The same series are the same tuple.
+        """
         self.settle()
         with self._lock:
-            places = list(self._places.items())
-        values = list(self.values)
-        for (metric, labels), (start, bounds) in places:
-            size = 1 if bounds is None else len(bounds) + 2
-            yield Cell(metric, labels, bounds, values[start : start + size])
+            if len(self._keys) != len(self._places):
+                places = list(self._places.items())  # in one step: a signal handler may add one in the middle
+                self._keys = tuple((metric, labels, bounds) for (metric, labels), (_, bounds) in places)
+                self._size = sum(width(bounds) for _, _, bounds in self._keys)
+            keys, size = self._keys, self._size
+        return keys, np.array(self.values[:size], dtype=np.float64)
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, settled, in the order in which they were made. The values are copied."""
+        keys, values = self.taken()
+        return cells_of(keys, values.tolist())
+
+
+def width(bounds: tuple[float, ...] | None) -> int:
+    """How many cells a series of these bounds has."""
+    return 1 if bounds is None else len(bounds) + 2
+
+
+def cells_of(keys: Iterable[Key], values: list[float]) -> Iterator[Cell]:
+    """The cells of series that lie end to end in `values`."""
+    start = 0
+    for metric, labels, bounds in keys:
+        end = start + width(bounds)
+        yield Cell(metric, labels, bounds, values[start:end])
+        start = end
 
 
 def observe(values: MutableSequence[float], place: int, bounds: tuple[float, ...], x: float) -> None:
@@ -146,7 +227,7 @@ def observe(values: MutableSequence[float], place: int, bounds: tuple[float, ...
     """
     if x - x == 0:
         values[place + bisect_left(bounds, x)] += 1
-        values[place + len(bounds) + 1] += x
+        add(values, place + len(bounds) + 1, x)
     elif x in (inf, -inf):
         values[place + bisect_left(bounds, x)] += 1
 
@@ -180,7 +261,14 @@ def observe_all(
             below = upto
     if below < count:
         values[place + len(bounds)] += count - below
-    values[place + len(bounds) + 1] += total
+    add(values, place + len(bounds) + 1, total)
+
+
+def add(values: MutableSequence[float], place: int, x: float) -> None:
+    """Add to a sum, unless that would make it infinite for good."""
+    total = values[place] + x
+    if total - total == 0:
+        values[place] = total
 
 
 def clean(text: str) -> str:

@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     200
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", case_sensitive=False)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", case_sensitive=False, hide_input_in_errors=True
+    )
 
     disabled: bool = Field(default=False, description="Leave the app untouched; the Monitor's methods do nothing")
 
@@ -127,10 +129,16 @@ class Settings(BaseSettings):
     learn_rows: int = Field(default=5000, ge=200, le=1_000_000, description='Rows that reference="learn" learns from')
     learn_seconds: float = Field(default=3600.0, ge=0, description="Least time that these rows must span")
     learn_path: str | None = Field(default=None, description="File of the learnt reference; if it exists it is loaded")
+    watch_reference: bool = Field(default=True, description="Reload the reference when its file has changed")
     max_reference_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest reference file that is read")
 
     metrics_path: str = Field(default="/metrics", description="Where the metrics are served, exactly")
     metrics_token: SecretStr | None = Field(default=None, description="Bearer token that a scrape must bring")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Serve the metrics on this port, from a thread, and not in the app"
+    )
+    metrics_host: str = Field(default="0.0.0.0", description="Address that `metrics_port` is opened on")  # noqa: S104 - a scraper is another machine
+    collect_seconds: Seconds = Field(default=5.0, description="How long a scrape waits for a collector of yours")
     metrics: Mapping[str, bool] = Field(default={}, description="Metrics, or layers of them, to switch on or off")
     buckets: Mapping[str, tuple[float, ...]] = Field(default={}, description="Bucket bounds by name of a histogram")
     labels: Mapping[str, str] = Field(default={}, description="Constant labels on all metrics")
@@ -138,6 +146,7 @@ class Settings(BaseSettings):
     capture: bool = Field(default=True, description="Find rows in requests; off: only what `record()` brings")
     buffer_rows: int = Field(default=65_536, ge=256, description="Rows that may wait for the fold; more are dropped")
     max_series: int = Field(default=4096, ge=256, description="Label sets of one metric; more fold into _other")
+    dir: str | None = Field(default=None, description="Where workers share what they count; default: memory, else disk")
 
     if not TYPE_CHECKING:
 
@@ -168,11 +177,34 @@ class Settings(BaseSettings):
         """Code first, then the environment; no other source."""
         return init_settings, _Environment(settings_cls)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled with the token in clear text; copies are made by other ways."""
+        if self.metrics_token is not None:
+            raise TypeError(
+                "Expected settings without `metrics_token` to be pickled, got some with one, which would be readable "
+                "in the result. Let every process read MODELWATCH_METRICS_TOKEN."
+            )
+        return super().__reduce_ex__(protocol)
+
     @field_validator("metrics_path")
     @classmethod
     def _check_path(cls, path: str) -> str:
         if not re.fullmatch(r"/[\w\-./~]*[\w\-.~]", path):
             raise ValueError("it must be a plain path such as /metrics, without a slash at its end")
+        return path
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _check_host(cls, host: str) -> str:
+        if not re.fullmatch(r"[\w.:%-]+", host):
+            raise ValueError("it must be an address or the name of a host, such as 127.0.0.1 or ::")
+        return host
+
+    @field_validator("dir", "learn_path")
+    @classmethod
+    def _check_file(cls, path: str | None) -> str | None:
+        if path is not None and (not path or "\0" in path):
+            raise ValueError("it must be a path")
         return path
 
     @field_validator("labels")
@@ -229,7 +261,7 @@ def _sentence(error: ValidationError, *, variables: bool) -> ConfigurationError:
         return ConfigurationError(
             message.replace("Expected `", f"Expected `{key}.", 1).replace("FeatureRule,", f"`{key}`,")
         )
-    came = f"got {first['input']!r:.200}; " if key else ""
+    came = f"got {first['input']!r:.200}; " if key and first["loc"][0] != "metrics_token" else ""
     named = variables and key and first["loc"][0] != "features"
     variable = f" (in code, or {_PREFIX}{str(first['loc'][0]).upper()})" if named else ""
     where = f"`{key}`{variable}" if key else "settings that fit together"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ._types import ABSENT, Floats
 from .cells import CategoricalCells, NumericCells
 from .reference import PREDICTION, Profile
-from .series import Series, observe
+from .series import Series, add, observe
 from .settings import Settings
 from .values import category, hidden
 
@@ -109,6 +109,8 @@ class Tally:
             elif task == "regression":
                 self._values(version, numbers(predictions))
         if confidences is not None:
+            # Others are none: a negative one would make the sum of a histogram fall, as if the service had begun anew.
+            confidences = np.where((confidences >= 0) & (confidences <= 1), confidences, np.nan)
             low = int((confidences < self._settings.low_confidence).sum())
             values[self._series.counter("model_low_confidence_total", (self._model, version))] += low
             self._confidences(classes, confidences)
@@ -149,7 +151,7 @@ class Tally:
         for bucket, rows in Counter(np.searchsorted(bounds, finite).tolist()).items():
             values[place + bucket] += rows
         with np.errstate(over="ignore"):
-            values[place + len(bounds) + 1] += float(finite.sum())
+            add(values, place + len(bounds) + 1, float(finite.sum()))
 
 
 def numbers(column: Column) -> Floats:

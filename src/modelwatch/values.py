@@ -52,7 +52,8 @@ def _text(value: Any) -> str | None:
         return value.decode("utf-8", "backslashreplace")
     if is_missing(value) or isinstance(value, dict | list | tuple | set | np.ndarray) or callable(value):
         return None
-    whole = isinstance(value, Number) and value == value // 1  # type: ignore[operator]
+    plain = float(value) if isinstance(value, np.floating) else value  # numpy's own warn of what is infinite
+    whole = isinstance(plain, Number) and plain == plain // 1  # type: ignore[operator]
     return str(int(value)) if whole else str(value)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._fastapi import is_answer, is_response, timed, with_call
 from ._fastapi_endpoints import is_generator
+from ._types import ABSENT
 from .exchange import CANCELLED, COMPLETE, DISCONNECTED, Exchange, Parts
 from .extract import Names, Row, Rows, Source, choose, follow, look, share
 from .fields import Shape
@@ -296,7 +297,8 @@ class Watch:
         if callable(told):
             return look(told(dict(values)), self.inputs)
         if self._feature_path is not None:
-            return look(follow(values, self._feature_path), self.inputs)
+            value = follow(values, self._feature_path)
+            return look(value, self.inputs) if _may_hold_rows(value) else None
         return self._hidden_rows(values)
 
     def _hidden_rows(self, values: Mapping[str, Any]) -> Rows | None:
@@ -305,9 +307,7 @@ class Watch:
         paths = [*self.shape.hidden, *(rows.path for rows in self.shape.lists if not rows.leaves)]
         for path in paths:
             value = follow(values, path)
-            if isinstance(value, str | bytes | int | float) or not (
-                hasattr(value, "__iter__") or hasattr(value, "__dict__")
-            ):
+            if not _may_hold_rows(value):
                 continue
             rows = look(value, self.inputs)
             if share(rows) > (0.0 if best is None else share(best)):
@@ -335,6 +335,12 @@ class Watch:
             names = {name for leaf in leaves for name in leaf.names} | {part for path in paths for part in path}
             self._fields = frozenset(names)
         return self._fields
+
+
+def _may_hold_rows(value: Any) -> bool:
+    """Whether a client has sent something there that can be looked at for rows."""
+    simple = value is ABSENT or isinstance(value, str | bytes | int | float)
+    return not simple and (hasattr(value, "__iter__") or hasattr(value, "__dict__"))
 
 
 def _nothing() -> None:

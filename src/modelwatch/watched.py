@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ._fastapi_endpoints import result_of
+from .aligned import shown
 from .extract import leaves_at
 from .fields import alternatives, nearest
 from .predictions import keys_of_type
@@ -65,7 +66,7 @@ class Watched:
             text += "; not found: " + ", ".join(
                 f"{name} (nearest: {near})" if near else name for name, near in list(self.unmatched.items())[:20]
             )
-        return text + "."
+        return shown(text) + "."
 
 
 def describe(watch: Watch, routed: Routed) -> Watched:

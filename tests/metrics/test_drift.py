@@ -16,7 +16,7 @@ from modelwatch.exceptions import ReferenceFileError
 from modelwatch.files import ReferenceProfile
 from modelwatch.guard import Guard
 from modelwatch.metrics.catalogue import CATALOGUE
-from modelwatch.metrics.drift import DriftSource
+from modelwatch.metrics.drift import DriftSource, violations
 from modelwatch.metrics.families import Collected
 from modelwatch.monitor import Monitor
 from modelwatch.settings import FeatureRule, Settings
@@ -86,7 +86,9 @@ def record(monitor, table, names=("age", "plan")):
 def samples_of(*monitors):
     """{(metric, label values without the model's name): value}, each of which must come once."""
     found = {}
-    for sample in itertools.chain.from_iterable(DriftSource(monitor)() for monitor in monitors):
+    for sample in itertools.chain.from_iterable(
+        (*DriftSource(monitor)(), *violations(monitor)) for monitor in monitors
+    ):
         assert sample.labels[0] == "m"
         key = (sample.metric, *sample.labels[1:])
         assert key not in found
@@ -161,9 +163,9 @@ def test_at_the_start(reference):
     assert Counter(key[2] for key in bins) == {name: count + 1 for name, count in features.items()}
     assert {key[3] for key in bins if key[2] == "plan"} == {"k0", "k1", "k2", "k3", "_rare", "_other", "_missing"}
     assert set(of(samples, "model_detector_alarms_total").values()) == {0}
-    violations = of(samples, "model_feature_violations_total")
-    assert set(violations.values()) == {0}
-    assert {reason for *_, reason in violations} == {"missing", "type", "non_finite", "out_of_range", "unseen_category"}
+    broken = of(samples, "model_feature_violations_total")
+    assert set(broken.values()) == {0}
+    assert {reason for *_, reason in broken} == {"missing", "type", "non_finite", "out_of_range", "unseen_category"}
     for name in ("model_drifted_features", "model_drifted_features_ratio", "model_data_quality_score_ratio"):
         assert not of(samples, name)
     assert not [key for key in samples if key[0].startswith("model_feature_drift_")]
@@ -318,7 +320,7 @@ def test_no_counter_falls(reference, other):
     try:
         for turn in range(30):
             monitor.reload(*steps[turn % len(steps)])
-            for signal in monitor.engine.signals:
+            for signal in monitor.engine.detection.signals:
                 signal.detector.alarms += 1
             for _ in range(2):
                 samples = samples_of(monitor)

@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from modelwatch.exceptions import ConfigurationError
 from modelwatch.guard import Guard
 from modelwatch.metrics.catalogue import CATALOGUE, LAYERS
-from modelwatch.metrics.families import Collected, Sample, bounds_of, check_settings, enabled
+from modelwatch.metrics.families import Collected, bounds_of, check_settings, enabled
 from modelwatch.metrics.registry import Registry, render
-from modelwatch.series import Cell, Series, observe
+from modelwatch.series import Cell, Sample, Series, observe
 from modelwatch.settings import Settings
 
 M = ("bike", "1")

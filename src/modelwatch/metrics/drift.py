@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from .._types import Counts
 from ..cells import NumericCells
 from ..epoch import Epoch
 from ..monitor import Monitor
+from ..reading import Reading, Totals
 from ..report import DriftReport
-from ..window import Content
-from .families import Sample
+from ..series import Sample
+from ..shares import EpochShare
 
 _OF_FEATURES = {
     "drifted": "model_feature_drift_detected",
@@ -46,26 +46,29 @@ class DriftSource:
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
 
-    def __call__(self) -> Iterator[Sample]:
-        """Samples of now; without a reference, that there is none."""
+    def __call__(self, others: Iterable[EpochShare] = ()) -> Iterator[Sample]:
+        """Samples of now, with what other workers have counted; without a reference, that there is none."""
         monitor = self._monitor
-        found = monitor.evaluate()
+        found = monitor.evaluate(others)
         if found is None:
             yield from _nothing(monitor)
             return
-        report, (epoch, content, totals) = found
-        model = (monitor.model_name, epoch.version)
+        report, reading = found
+        model = (monitor.model_name, reading.epoch.version)
         yield from _features(model, report)
-        yield from _whole(model, report, epoch, content)
-        yield from _reference(monitor, model, epoch)
-        yield from _bins(model, epoch, totals)
-        old = monitor.engine.previous
-        if old is not None:
-            yield from _bins((monitor.model_name, old.version), old, old.totals)
+        yield from _whole(model, report, reading)
+        yield from _reference(monitor, model, reading.epoch)
+        for totals in reading.totals:
+            yield from _bins((monitor.model_name, totals.epoch.version), totals)
         yield from _detectors(monitor, model)
-        for (version, feature, reason), rows in monitor.engine.violations().items():
-            labels = (monitor.model_name, version, feature, reason)
-            yield Sample("model_feature_violations_total", labels, rows)
+
+
+def violations(monitor: Monitor) -> Iterator[Sample]:
+    """What this worker has counted of values that break the reference."""
+    with monitor.engine.lock:
+        found = monitor.engine.epochs.violations()
+    for (version, feature, reason), rows in found.items():
+        yield Sample("model_feature_violations_total", (monitor.model_name, version, feature, reason), rows)
 
 
 def _nothing(monitor: Monitor) -> Iterator[Sample]:
@@ -94,7 +97,8 @@ def _features(model: tuple[str, str], report: DriftReport) -> Iterator[Sample]:
         yield Sample("model_feature_drift_floor", (*model, name), value)
 
 
-def _whole(model: tuple[str, str], report: DriftReport, epoch: Epoch, content: Content) -> Iterator[Sample]:
+def _whole(model: tuple[str, str], report: DriftReport, reading: Reading) -> Iterator[Sample]:
+    epoch, content = reading.epoch, reading.content
     judged = report.columns["drifted"]
     known = int(np.isfinite(judged).sum())
     drifted = float(np.nansum(judged)) if known else np.nan
@@ -107,7 +111,7 @@ def _whole(model: tuple[str, str], report: DriftReport, epoch: Epoch, content: C
     yield Sample("model_drift_min_rows", model, report.min_rows)
     yield Sample("model_drift_reference_rows", model, epoch.profile.rows)
     # Of one that has not arrived yet nothing is known before the others had `min_rows` rows.
-    captured = np.where(epoch.seen, 1.0, 0.0 if epoch.rows >= report.min_rows else np.nan)
+    captured = np.where(reading.seen, 1.0, 0.0 if reading.rows >= report.min_rows else np.nan)
     for name, value in zip(report.names, captured.tolist(), strict=True):
         yield Sample("model_feature_captured", (*model, name), value)
     there = report.columns["captured"] > 0
@@ -123,31 +127,30 @@ def _reference(monitor: Monitor, model: tuple[str, str], epoch: Epoch) -> Iterat
     yield Sample("model_reference_reload_failed", labels, float(monitor.reload_failed))
 
 
-def _bins(model: tuple[str, str], epoch: Epoch, totals: Counts) -> Iterator[Sample]:
+def _bins(model: tuple[str, str], totals: Totals) -> Iterator[Sample]:
     """Bin counters, and what the reference has in the same bins: two vectors that Prometheus can compare by itself."""
-    profile = epoch.profile
+    profile = totals.epoch.profile
     layout = profile.layout
-    binned, missing = layout.binned(totals).tolist(), layout.missing_rows(totals).tolist()
-    own = profile.binned
+    own, rows_of, missing_of = profile.binned, totals.binned.tolist(), totals.missing.tolist()
     for i, (feature, cells) in enumerate(zip(profile.features, layout.cells, strict=True)):
         labels = (*model, profile.id, feature.name)
         start = int(layout.bins.starts[i])
         rows = int(profile.value_rows[i])
         bounds = cells.bounds.tolist() if isinstance(cells, NumericCells) else []
         for j, name in enumerate(cells.bins):
-            yield Sample("model_feature_bin_total", (*labels, name), binned[start + j])
+            yield Sample("model_feature_bin_total", (*labels, name), rows_of[start + j])
             if rows:
                 yield Sample("model_reference_bin_share", (*labels, name), int(own[start + j]) / rows)
             if bounds:
                 yield Sample("model_reference_bin_upper_bound", (*labels, name), bounds[j])
-        yield Sample("model_feature_bin_total", (*labels, "_missing"), missing[i])
+        yield Sample("model_feature_bin_total", (*labels, "_missing"), missing_of[i])
         counted = int(profile.rows_of_features[i])
         if counted:
             yield Sample("model_reference_missing_share", (*labels, "_missing"), 1 - rows / counted)
 
 
 def _detectors(monitor: Monitor, model: tuple[str, str]) -> Iterator[Sample]:
-    for signal in monitor.engine.signals:
+    for signal in monitor.engine.detection.signals:
         labels = (*model, "page_hinkley", signal.name)
         detector = signal.detector
         yield Sample("model_detector_statistic", labels, detector.statistic)

@@ -9,29 +9,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, chain
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..exceptions import ConfigurationError
 from ..guard import Guard
-from ..series import Cell, clean
+from ..series import Cell, Sample, clean
 from ..settings import Settings
 from .catalogue import CATALOGUE, LAYERS, Entry
-
-
-class Sample(NamedTuple):
-    """One number of a metric that is read at the scrape. NaN says that nothing is known, and is left out.
-
-    The label values are in the order of the catalogue.
-    """
-
-    metric: str
-    labels: tuple[str, ...]
-    value: float
-
 
 Source = Callable[[], Iterable[Sample | Cell]]
 """Reads one layer: called at every scrape, off the event loop; may fail, and then costs what it alone brings."""
@@ -52,11 +39,13 @@ class Collected(Collector):
         Switches and constant labels. They are not checked here; see `check_settings`.
     guard
         Swallows the errors of sources, at stage "scrape".
+    more
+        Gives further sources, for each scrape anew.
 
     Attributes
     ----------
     sources
-        Called in this order. May be appended to at any time.
+        Called in this order, after those. May be appended to at any time.
 
     Notes
     -----
@@ -68,8 +57,9 @@ class Collected(Collector):
     [('model_drifted_features', 'bike')]
     """
 
-    def __init__(self, settings: Settings, guard: Guard) -> None:
+    def __init__(self, settings: Settings, guard: Guard, more: Callable[[], Iterable[Source]] = tuple) -> None:
         self.sources: list[Source] = []
+        self._more = more
         self._guard = guard
         self._entries = [entry for entry in CATALOGUE.values() if enabled(entry, settings)]
         self._constant = {name: clean(value) for name, value in settings.labels.items()}
@@ -84,7 +74,7 @@ class Collected(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families that have a sample."""
         found: _Found = {}
-        for source in list(self.sources):
+        for source in chain(self._more(), list(self.sources)):
             try:
                 brought = _read(source)
             except Exception as error:  # noqa: BLE001 - whatever a layer's fault is, the others are shown

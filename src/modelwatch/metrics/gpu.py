@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._types import Clock
-from .families import Sample
+from ..series import Sample
 from .rising import Rising
 
 _LOG = logging.getLogger("modelwatch")
@@ -75,8 +75,12 @@ class GpuSource:
         state = self._state
         with state.lock:
             now = self._clock()
-            if now >= state.until:
-                state.samples = self._read(state)
+            if now >= state.until and not state.busy:  # else a signal handler has come in the middle of it
+                state.busy = True
+                try:
+                    state.samples = self._read(state)
+                finally:
+                    state.busy = False
                 state.until = now + (_CACHE_SECONDS if state.nvml is not None else _RETRY_SECONDS)
             return list(state.samples)
 
@@ -125,7 +129,8 @@ class _State:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.busy = False
         self.nvml: Any = None
         self.devices: list[Device] = []
         self.known_pid: int | None = None

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from .._types import Clock
+from ..series import Sample
 from .cgroups import Branch, cpu_quota, find_branch, memory_limit, throttled_seconds, working_set
-from .families import Sample
 from .rising import Rising
 
 _LIMITS_SECONDS = 10.0
@@ -64,7 +64,13 @@ class ProcessSource:
             self._readings = self._anew()  # with a lock of its own: the parent's may have been held at the fork
         readings = self._readings
         with readings.lock:
-            return list(readings.samples())
+            if readings.busy:  # a signal handler or a finalizer has come in the middle of it, in the same thread
+                return []
+            readings.busy = True
+            try:
+                return list(readings.samples())
+            finally:
+                readings.busy = False
 
 
 class _Readings:
@@ -72,7 +78,8 @@ class _Readings:
 
     def __init__(self, proc: Path, cgroups: Path, clock: Clock) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.busy = False
         self._proc, self._cgroups, self._clock = proc, cgroups, clock
         self._received, self._sent, self._throttled = Rising(), Rising(), Rising()
         self._process: psutil.Process | None = None

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..guard import Guard
 from ..monitor import Monitor
-from ..series import Series
-from .families import Sample
+from ..series import Sample, Series
 
 
 class LibrarySource:
@@ -52,8 +51,8 @@ class LibrarySource:
         yield Sample("modelwatch_buffer_rows", (), sum(monitor.engine.buffer.waiting for monitor in monitors))
         yield Sample("modelwatch_capture_available", (), float(self._captures()))
         for monitor in monitors:
-            for version, loaded in monitor.loads.items():
+            for version, loaded in monitor.loads.states.items():
                 yield Sample("model_loaded_info", (monitor.model_name, version), float(loaded))
-            if monitor.load_time is not None:
+            if monitor.loads.time is not None:
                 model = (monitor.model_name, monitor.model_version)
-                yield Sample("model_load_timestamp_seconds", model, monitor.load_time)
+                yield Sample("model_load_timestamp_seconds", model, monitor.loads.time)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .._types import Clock
 from ..guard import Guard
-from ..series import Series, observe
-from .families import Sample
+from ..series import Sample, Series, observe
 
 LAG, PAUSE = "model_event_loop_lag_seconds", "model_gc_pause_seconds"
 
@@ -55,8 +54,8 @@ class LoopProbe:
         self._place = series.histogram(LAG, (), bounds)
         self._series, self._bounds = series, bounds
         self.guard, self.interval, self.clock = guard, interval, clock
-        self._lock = threading.Lock()
-        self._beats: tuple[weakref.ref[_Beat], ...] = ()
+        # Changed in single steps only, without a lock, which a signal handler or a child just forked would wait for.
+        self._beats: list[weakref.ref[_Beat]] = []
         self._last: Callable[[], _Beat | None] = _nothing
 
     def ensure(self) -> None:
@@ -85,18 +84,20 @@ class LoopProbe:
         ]
 
     def _live(self) -> list[_Beat]:
-        beats = [reference() for reference in self._beats]
+        beats = [reference() for reference in list(self._beats)]
         return [beat for beat in beats if beat is not None and not beat.loop.is_closed()]
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:  # two loops of two threads may come at once
-            live = self._live()
-            beat = next((beat for beat in live if beat.loop is loop), None)
-            if beat is None:
-                beat = _Beat(self, loop)
-                live.append(beat)
-            self._beats = tuple(map(weakref.ref, live))
-            self._last = weakref.ref(beat)
+        beat = next((beat for beat in self._live() if beat.loop is loop), None)
+        if beat is None:  # and nobody else adds it: a loop has one thread
+            beat = _Beat(self, loop)
+            for reference in list(self._beats):
+                other = reference()
+                if other is None or other.loop.is_closed():
+                    with suppress(ValueError):  # another thread was faster
+                        self._beats.remove(reference)
+            self._beats.append(weakref.ref(beat))
+        self._last = weakref.ref(beat)
 
 
 class _Beat:

@@ -96,7 +96,7 @@ class ServiceMetrics:
     >>> metrics = ServiceMetrics(series, Settings())
     >>> metrics.count(metrics.bind("GET", "/", 200, ""), 0.1, 0, 12)
     >>> [(cell.labels, cell.values[-1]) for cell in series.cells()]
-    [(('GET', '/', '200', ''), 0.1), (('GET', '/'), 0), (('GET', '/'), 12)]
+    [(('GET', '/', '200', ''), 0.1), (('GET', '/'), 0.0), (('GET', '/'), 12.0)]
     """
 
     def __init__(self, series: Series, settings: Settings) -> None:
