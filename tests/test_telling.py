@@ -193,6 +193,23 @@ def test_two_that_tell_at_once(worker, monkeypatch, when):
     assert in_force(workers[2]) == ((THIRD, "3") if when == "after" else (SECOND, "2"))
 
 
+def test_a_reload_in_the_middle_of_telling(worker, monkeypatch):
+    """When another thread of the same worker reloads in the middle of telling, all workers have the same in the end."""
+    first, second = worker(), worker()
+    real = first.workers.write
+
+    def interrupted(name, parts):
+        monkeypatch.setattr(first.workers, "write", real)
+        first.monitor.reload(THIRD, "3")
+        real(name, parts)
+
+    monkeypatch.setattr(first.workers, "write", interrupted)
+    first.monitor.reload(SECOND, "2")
+    for _ in range(2):
+        hear(first, second)
+    assert in_force(first) == in_force(second)
+
+
 def test_two_threads_that_tell_at_once(worker):
     """Reloads in several threads of one worker at once all succeed, and all workers have the same in the end."""
     workers = [worker() for _ in range(3)]

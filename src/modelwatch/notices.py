@@ -27,7 +27,7 @@ class Notice(NamedTuple):
     path
         The file that it watches, if any.
     by
-        Name of the worker.
+        Which worker tells it, and as which of its notices.
     """
 
     profile: ReferenceProfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 from .exceptions import SegmentError
@@ -23,6 +24,8 @@ class Telling:
     def __init__(self, workers: Workers, guard: Guard) -> None:
         self._workers, self._guard = workers, guard
         self._notices = Notices()
+        self._numbers = count(1)
+        self._told: dict[Path, str] = {}  # who told the reference in force, as `Notice.by` says it
 
     def tell(self, monitor: Monitor) -> None:
         """Let all workers take the reference that this one has, and wait until they have, for a second at most."""
@@ -32,9 +35,9 @@ class Telling:
         try:
             path = self._path(monitor)
             source, watched = monitor.engine.source, monitor.references.watched
-            notice = Notice(epoch.profile, epoch.version, source, watched, self._workers.name)
-            # This worker hears of it as well: another one may tell in this moment, and the last one counts for all.
-            self._workers.write(path.name, Notices.pack(notice))
+            by = self._told[path] = f"{self._workers.name} {next(self._numbers)}"
+            # What is in the file in the end counts for all, for this worker too: others may tell in this moment.
+            self._workers.write(path.name, Notices.pack(Notice(epoch.profile, epoch.version, source, watched, by)))
             self._workers.others(TICK_SECONDS)
         except OSError as error:
             self._guard.swallow("reference", error)
@@ -44,7 +47,8 @@ class Telling:
         path = self._path(monitor)
         try:
             notice = self._notices.read(path)
-            if notice is not None and notice.by != self._workers.name:
+            if notice is not None and notice.by != self._told.get(path):
+                self._told[path] = notice.by
                 monitor.references.take(notice)
         except SegmentError as error:
             self._workers.skip(path, error)

@@ -269,7 +269,7 @@ class RowsWindow:
         young = state.times >= now - self._max_age
         rows = int(young.sum())
         counts = np.bincount(state.cells[young].ravel(), minlength=self._layout.size)
-        return Content(counts, rows, max(now - float(state.times[young].min()), 0.0) if rows else None)
+        return Content(counts, rows, max(now - float(np.min(state.times[young])), 0.0) if rows else None)
 
     def state(self, now: float) -> RowsState:
         """What it holds, in order; copied."""
