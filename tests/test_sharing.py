@@ -374,7 +374,9 @@ def test_models_that_come_later(service):
     apps = [service() for _ in range(2)]
     for app in apps:
         app.add("n", None)
-        app.models[1].reload(OTHER)
+    until(lambda: not any(app.models[1].engine.alone for app in apps), "none is alone")
+    apps[0].models[1].reload(OTHER)
+    until(lambda: all(app.models[1].engine.epoch is not None for app in apps), "both have it")
     for app in apps:
         app.models[1].record({"a": [0.5] * 3, "c": ["k1"] * 3})
 
@@ -382,7 +384,6 @@ def test_models_that_come_later(service):
         return [app.scrape().get(("model_drift_window_rows", "n", "1")) for app in apps] == [6, 6]
 
     until(shared, "both show the rows of both")
-    until(lambda: not any(app.models[1].engine.alone for app in apps), "none is alone")
 
 
 def test_a_reload_reaches_all(service):
@@ -784,3 +785,14 @@ def test_forks_under_traffic(pulse, impatient, service):
             thread.join(PATIENCE)
     assert ends == [0] * 6
     until(lambda: app.scrape()[REQUESTS] == 1 + 6 * 2, "all children are counted")
+
+
+@pytest.mark.swallows
+def test_a_turn_that_fails_is_not_repeated_at_once(service):
+    """Whatever fails in the background, its thread rests until the next turn is due, and keeps no processor busy."""
+    app = service(thread=False)
+    app.monitor.references.look = lambda: 1 / 0
+    app.sharing._next_tick = 0.0
+    app.sharing.turn()
+    assert app.monitor.guard.errors["tick"] == 1
+    assert app.sharing.until_tick() > 0

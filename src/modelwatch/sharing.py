@@ -232,6 +232,8 @@ class Sharing:
         try:
             now = time.monotonic()
             due = now >= self._next_tick
+            if due:  # first of all: whatever fails below, the thread rests until then
+                self._next_tick = now + TICK_SECONDS
             for monitor in self._monitors():
                 if monitor.engine.alone:  # it came later
                     self._adopt(monitor)
@@ -240,7 +242,6 @@ class Sharing:
                 if due:
                     monitor.references.look()
             if due:
-                self._next_tick = now + TICK_SECONDS
                 self._open_port()
             self.publisher.publish()
             if due and self._leading is not None:

@@ -36,9 +36,9 @@ class Pair:
         """Whether both answer alike if there is time: one that had to wait for its turn may have been given up."""
         return len({asyncio.run(fuzz.answers(one.port, [case], 10))[0] for one in (self.bare, self.watched)}) == 1
 
-    def counted(self, server=None):
-        """How many requests the service saw."""
-        return int(re.search(r'"requests":(\d+)', self.ask("/counted", server))[1])
+    def counted(self, server=None, what="requests"):
+        """How many requests the service saw, or how many are running."""
+        return int(re.search(rf'"{what}":(\d+)', self.ask("/counted", server))[1])
 
     def samples(self):
         """(name, labels as text, value) of all that the watched service shows."""
@@ -51,10 +51,12 @@ class Pair:
             value for one, labels, value in self.samples() if one == name and all(part in labels for part in parts)
         )
 
-    def at_rest(self):
-        """Whether nothing is in progress."""
-        gauges = ("http_server_active_requests", "http_server_active_websockets", "model_requests_in_progress")
-        return all(value == 0 for name, _, value in self.samples() if name in gauges)
+    def settled(self):
+        """Whether what runs is what is shown to run, and no more than in the bare service: hypercorn forgets some."""
+        names = ("http_server_active_requests", "http_server_active_websockets")
+        shown = sum(value for name, _, value in self.samples() if name in names)
+        running = self.counted(what="running")
+        return shown == running == self.counted(self.bare, "running") and self.total("model_requests_in_progress") == 0
 
     def files(self):
         """How many files the watched server and its children have open."""
@@ -88,7 +90,7 @@ def compare(pair, cases):
     watched = asyncio.run(fuzz.answers(pair.watched.port, cases))
     for case, expected, found in zip(cases, bare, watched, strict=True):
         assert found == expected or pair.agrees_on(case), (case, expected, found)
-    until(pair.at_rest, "requests are in progress")
+    until(pair.settled, "requests are in progress")
     came = pair.counted(pair.bare) - before[0]
     assert pair.counted() - before[1] == came
     assert came > 0.8 * len(cases)
@@ -156,7 +158,6 @@ async def go_away(port, content, read, reset):
 @pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_clients_that_go_are_no_errors_and_leave_nothing(pair, count):
     """Whenever clients go: each request counts once, none as an error of the service, and nothing stays open."""
-    until(pair.at_rest, "requests are in progress")
     files, came = pair.files(), pair.counted()
     known = pair.total("http_server_request_duration_seconds_count")
     good = pair.total("http_server_request_duration_seconds_count", 'http_route="/items/{number}"', '_code="200"')
@@ -167,7 +168,7 @@ def test_clients_that_go_are_no_errors_and_leave_nothing(pair, count):
             await asyncio.gather(*(go_away(pair.watched.port, *how) for how in AWAY.values()))
 
     asyncio.run(storm())
-    until(pair.at_rest, "requests are in progress")
+    until(pair.settled, "requests are in progress")
     until(lambda: pair.files() <= files + 3, "files are open")
     requests = pair.counted() - came
     assert requests >= 3 * count
@@ -224,16 +225,16 @@ def test_a_gibibyte_passes_as_through_the_bare_service(pair, direction, capsys):
     """1 GiB in chunks: at least seven tenths of the bare rate, and no more than 24 MiB of memory more than bare."""
     if pair.kind not in ALL_OF:
         pytest.skip("the rate is that of uvicorn")
-    grown, rates = [], []
-    for server in (pair.bare, pair.watched):
+    servers = {"bare": pair.bare, "watched": pair.watched}
+    before, seconds, most = {}, dict.fromkeys(servers, float("inf")), dict.fromkeys(servers, 0)
+    for name, server in servers.items():
         transfer(server, direction, 2**26)
-        before = psutil.Process(server.process.pid).memory_info().rss
-        found = [transfer(server, direction, 2**30) for _ in range(2)]
-        rates.append(2**30 / min(seconds for seconds, _ in found))
-        grown.append(max(memory for _, memory in found) - before)
+        before[name] = psutil.Process(server.process.pid).memory_info().rss
+    for name in [*servers] * 3:  # by turns, as others may work on this machine
+        took, memory = transfer(servers[name], direction, 2**30)
+        seconds[name], most[name] = min(seconds[name], took), max(most[name], memory - before[name])
     with capsys.disabled():
-        sys.stdout.write(
-            f"\n{pair.kind} {direction}: {[f'{rate / 2**20:.0f} MiB/s' for rate in rates]}, {grown} bytes\n"
-        )
-    assert grown[1] <= grown[0] + 24 * 2**20
-    assert rates[1] >= 0.7 * rates[0]
+        rates = {name: f"{2**10 / took:.0f} MiB/s, {most[name] / 2**20:.1f} MiB more" for name, took in seconds.items()}
+        sys.stdout.write(f"\n{pair.kind} {direction}: {rates}\n")
+    assert most["watched"] <= most["bare"] + 24 * 2**20
+    assert seconds["watched"] <= seconds["bare"] / 0.7

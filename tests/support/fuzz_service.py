@@ -129,20 +129,26 @@ def _other_endpoints(app: FastAPI) -> None:
 
 
 class Counting:
-    """Around everything: says how many requests came, and whether the library is there."""
+    """Around everything: says how many requests came, how many are still there, and whether the library is."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.requests = 0
+        self.requests = self.running = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             if scope["path"] == "/counted":
                 known = "modelwatch" in sys.modules
-                await JSONResponse({"requests": self.requests, "watched": known})(scope, receive, send)
+                said = {"requests": self.requests, "running": self.running, "watched": known}
+                await JSONResponse(said)(scope, receive, send)
                 return
             self.requests += scope["path"] != "/metrics"
-        await self.app(scope, receive, send)
+        counted = scope["type"] != "lifespan" and scope["path"] != "/metrics"
+        self.running += counted
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.running -= counted
 
 
 def make() -> Counting:

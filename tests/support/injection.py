@@ -257,6 +257,7 @@ class Trial:
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
         self._bench: Bench | None = None
+        self._tried: list[str] = []  # on this bench
         self.result = Result()
 
     async def try_one(self, fault: Fault, steps: list[Step]) -> None:
@@ -265,6 +266,7 @@ class Trial:
         if not warm:
             await self.close()
         bench = self._bench or await self._new(warm=warm)
+        self._tried.append(str(fault))
         before, said = bench.errors(), bench.said
         told = await bench.take(steps, fault)
         if not POINTS.fired:
@@ -295,10 +297,14 @@ class Trial:
     async def close(self) -> None:
         """Look at what a bench shows in the end, and put it away."""
         bench, self._bench = self._bench, None
+        tried, self._tried = self._tried, []
         if bench is not None and not bench.leaks:
-            status, shown, _ = await bench.shown()
-            if (status, shown) != (200, bench.errors()) and bench.watched():
-                self.result.bad.append(f"the last scrape: {status}, {shown} errors of {bench.errors()}")
+            for _ in range(2):  # what goes wrong while one is made is on the next
+                known = bench.errors()
+                status, shown, _ = await bench.shown()
+                if (status, shown) == (200, known) or not bench.watched():
+                    return
+            self.result.bad.append(f"the last scrape: {status}, {shown} errors of {known}, after {tried}")
 
     async def _new(self, *, warm: bool) -> Bench:
         self._bench = Bench(self._survey.reference)
