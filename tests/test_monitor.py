@@ -722,3 +722,12 @@ def test_a_learn_path_that_cannot_be_written_is_refused(tmp_path):
     """Where the learnt reference could not be saved is said at the start, not an hour later."""
     with pytest.raises(ConfigurationError, match="`learn_path`"):
         Monitor("m", reference="learn", settings=Settings(learn_path=str(tmp_path / "none" / "r.json")))
+
+
+@pytest.mark.swallows
+def test_a_buffer_that_fails_raises_nothing(reference, monkeypatch):
+    """When rows cannot even be put away, `record` counts an error and returns."""
+    monitor = watch(reference)
+    monkeypatch.setattr(monitor.engine.buffer, "append", lambda batch: 1 / 0)
+    monitor.record(table_of(5))
+    assert monitor.guard.errors["record"] == 1

@@ -163,7 +163,7 @@ class _Watched:
         )
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             self._take_multiprocess()
-        install(app, lambda stack: self._around(app, stack, service))
+        install(app, lambda stack: self._around(app, stack, service), self._guard)
 
     def _take_multiprocess(self) -> None:
         """Show the user's own metrics that prometheus_client shares between workers."""

@@ -188,7 +188,10 @@ class Monitor:
             self.engine.lose(size_of(features))
             self.guard.swallow("record", error)
             return
-        engine.append(batch)
+        try:
+            engine.append(batch)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.guard.swallow("record", error)
 
     def _new_reader(self, features: Any) -> Reader:
         epoch = self.engine.epoch

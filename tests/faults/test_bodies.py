@@ -94,7 +94,7 @@ def compare(pair, cases):
     came = pair.counted(pair.bare) - before[0]
     assert pair.counted() - before[1] == came
     assert came > 0.8 * len(cases)
-    assert pair.total("modelwatch_internal_errors_total") == 0
+    assert pair.total("modelwatch_internal_errors_total") == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
     return sum(map(bool, bare)), came
 
 
@@ -180,7 +180,7 @@ def test_clients_that_go_are_no_errors_and_leave_nothing(pair, count):
     )
     now_good = pair.total("http_server_request_duration_seconds_count", 'http_route="/items/{number}"', '_code="200"')
     assert now_good - good == count
-    assert pair.total("modelwatch_internal_errors_total") == 0
+    assert pair.total("modelwatch_internal_errors_total") == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
 
 
 def most_memory(process, done):

@@ -279,6 +279,7 @@ class Server(NamedTuple):
 
     port: int
     process: subprocess.Popen
+    log: Path
 
 
 def _free_port() -> int:
@@ -299,13 +300,19 @@ def serving(kind: str, directory: Path, *, watched: bool) -> Iterator[Server]:
         environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     if watched:
         environment["FUZZ_WATCHED"] = "1"
-    process = subprocess.Popen(
-        [sys.executable, "-m", *COMMANDS[kind], *where, "fuzz_service:app"],
-        cwd=_HERE, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    log = directory / f"{kind}-{'watched' if watched else 'bare'}.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *COMMANDS[kind], *where, "fuzz_service:app"],
+            cwd=_HERE,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
     try:
         _wait_for(port, process)
-        yield Server(port, process)
+        yield Server(port, process, log)
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
