@@ -228,7 +228,7 @@ REQUESTS = (
     Ask("/sync", "PATCH"),
     Ask("/inner/5", "BREW"),
     Ask("/mounted/file"),
-    Ask("/root/inner/7", root="/root"),
+    Ask("/prefix/inner/7", root="/prefix"),
     Ask("/docs"),
     Ask("/later"),
     Ask("/endless", gone=True),
