@@ -162,8 +162,9 @@ def pulse(monkeypatch):
 def counted(monitor):
     """Waits until all rows are counted, without asking the monitor to count them."""
     for _ in range(PATIENCE * 1000):
-        if monitor.engine.buffer.waiting == 0 and monitor.engine.epoch.rows:
-            return monitor.engine.epoch.rows
+        with monitor.engine.lock:  # not while they are taken and not yet counted
+            if monitor.engine.buffer.waiting == 0 and monitor.engine.epoch.rows:
+                return monitor.engine.epoch.rows
         threading.Event().wait(0.001)
     return None
 

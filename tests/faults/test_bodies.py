@@ -51,6 +51,11 @@ class Pair:
             value for one, labels, value in self.samples() if one == name and all(part in labels for part in parts)
         )
 
+    def own_errors(self):
+        """Errors of the library, but for collections in the deepest recursion of a client's JSON: no room to count."""
+        name = "modelwatch_internal_errors_total"
+        return self.total(name) - self.total(name, "tick")
+
     def settled(self):
         """Whether what runs is what is shown to run, and no more than in the bare service: hypercorn forgets some."""
         names = ("http_server_active_requests", "http_server_active_websockets")
@@ -94,7 +99,7 @@ def compare(pair, cases):
     came = pair.counted(pair.bare) - before[0]
     assert pair.counted() - before[1] == came
     assert came > 0.8 * len(cases)
-    assert pair.total("modelwatch_internal_errors_total") == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
+    assert pair.own_errors() == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
     return sum(map(bool, bare)), came
 
 
@@ -180,7 +185,7 @@ def test_clients_that_go_are_no_errors_and_leave_nothing(pair, count):
     )
     now_good = pair.total("http_server_request_duration_seconds_count", 'http_route="/items/{number}"', '_code="200"')
     assert now_good - good == count
-    assert pair.total("modelwatch_internal_errors_total") == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
+    assert pair.own_errors() == 0, pair.watched.log.read_text("utf-8", "replace")[-3_000:]
 
 
 def most_memory(process, done):
