@@ -117,9 +117,9 @@ class Sharing:
 
     def ensure(self) -> None:
         """See to it that this process knows whose worker it is, and does what is to be done in the background."""
-        if self._pid != os.getpid() or time.monotonic() >= self._next_try:
+        if self._is_to_join():
             with self._lock:
-                if (self._pid != os.getpid() or time.monotonic() >= self._next_try) and not self._joining:
+                if self._is_to_join() and not self._joining:
                     self._joining = True  # a signal handler may ask for the same in the middle of it
                     try:
                         self._join()
@@ -129,6 +129,9 @@ class Sharing:
             self._open_port()
         elif self._thread is None or not self._thread.is_alive():
             self._start()
+
+    def _is_to_join(self) -> bool:
+        return self._pid != os.getpid() or time.monotonic() >= self._next_try
 
     def _join(self) -> None:
         service = service_key()
