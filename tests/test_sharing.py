@@ -310,11 +310,11 @@ def test_an_app_that_is_dropped(service):
     app.count(4)
     app.scrape()
     (thread,) = set(threads()) - running
-    assert descriptors() > before
+    assert os.fstat(app.workers.bell)
     service.made.remove(app)
     del app
     until(lambda: gc.collect() >= 0 and not thread.is_alive(), "its thread has ended")
-    until(lambda: descriptors() == before, "all that it had open is closed")
+    until(lambda: descriptors() <= before, "all that it had open is closed")  # the other's thread opens some at times
     page = other.scrape()
     assert (page["model_workers",], page[REQUESTS]) == (1, 4)
 
