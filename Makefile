@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 BUILT := dist/.stamp
-SOURCES := $(shell find src examples -type f -not -path '*/__pycache__/*') pyproject.toml README.md LICENSE
+SOURCES := $(shell find src examples grafana -type f -not -path '*/__pycache__/*') pyproject.toml README.md LICENSE
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -14,13 +14,16 @@ unexport PYTHONPATH PYTHONHOME  # the tests must import the installed wheel, not
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test check bench soak build clean
+.PHONY: demo stack test check bench soak pictures build clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/modelwatch demo $(ARGS)
 
-test: check $(VENV)/wheel.stamp $(VENV)/test.stamp
-	@tools/ensure_prometheus.sh
+stack: $(VENV)/demo.stamp
+	$(BIN)/modelwatch stack $(ARGS)
+
+test: check $(VENV)/wheel.stamp $(VENV)/test.stamp $(VENV)/crd.stamp
+	@tools/ensure_programs.sh
 	$(BIN)/pytest -n 2 --dist loadfile --pyargs modelwatch tests/ $(ARGS)
 
 check: $(VENV)/wheel.stamp $(VENV)/lint.stamp
@@ -32,8 +35,12 @@ bench: $(VENV)/wheel.stamp $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 soak: $(VENV)/wheel.stamp $(VENV)/test.stamp
-	@tools/ensure_prometheus.sh
+	@tools/ensure_programs.sh
 	$(BIN)/pytest -m soak tests/ $(ARGS)
+
+pictures: $(VENV)/wheel.stamp $(VENV)/test.stamp
+	@tools/ensure_programs.sh
+	$(BIN)/python tools/pictures/shoot.py $(ARGS)
 
 build: $(BUILT)
 
@@ -58,6 +65,12 @@ $(VENV)/wheel.stamp: $(BUILT)
 
 $(VENV)/demo.stamp: pyproject.toml | $(VENV)/wheel.stamp
 	$(PIP) "$$(echo dist/*.whl)[demo]"
+	@touch $@
+
+# Without what it needs: that is there already. Not among the other packages: pyproject.toml says why.
+$(VENV)/crd.stamp: pyproject.toml | $(VENV)/build.stamp
+	@rm -rf $(VENV)/crd
+	$(PIP) --no-deps --target $(VENV)/crd --group crd
 	@touch $@
 
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/build.stamp

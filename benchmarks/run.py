@@ -1,7 +1,8 @@
 """Speed and memory, each figure beside its yardstick, all in one run: `make bench`.
 
 Times are CPU times (the machine is shared), medians of interleaved rounds. Figures inform; the tests compare counts,
-orders and ratios. `python benchmarks/run.py NAME…` runs some of: requests, rows, evaluation, sharing, imports.
+orders and ratios. `python benchmarks/run.py NAME…` runs some of: requests, rows, evaluation, sharing, imports,
+rules.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from operator import itemgetter
 
+import fleet_rules
 import numpy as np
 from requests_app import APPS, drive, make_app
 from scipy import stats
@@ -229,6 +231,17 @@ def imports() -> None:
     line("  + import modelwatch", ours - fastapi, "s", "<= 0.35")
 
 
+def rules() -> None:
+    """What Prometheus needs for an evaluation of the recording rules of one window, all statistics."""
+    size = f"{fleet_rules.FEATURES} features x {fleet_rules.BINS} bins x {fleet_rules.REPLICAS} replicas"
+    found = fleet_rules.measure()
+    if found is None:
+        print("rules: no prometheus and promtool on PATH, so not measured")
+        return
+    line(f"rules, {size}", sum(found.values()), "s", "bar: 2; a real Prometheus, elapsed time")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["requests", "rows", "evaluation", "sharing", "imports"]:
-        {"requests": requests, "rows": rows, "evaluation": evaluation, "sharing": sharing, "imports": imports}[name]()
+    parts = {f.__name__: f for f in (requests, rows, evaluation, sharing, imports, rules)}
+    for name in sys.argv[1:] or parts:
+        parts[name]()

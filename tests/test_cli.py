@@ -370,7 +370,7 @@ def test_bad_arguments(command, arguments):
     assert err
 
 
-@pytest.mark.parametrize("verb", ["profile", "check", "backtest", "doctor", "demo"])
+@pytest.mark.parametrize("verb", ["profile", "check", "backtest", "doctor", "demo", "stack"])
 def test_every_verb_has_help(command, verb):
     """`--help` lists every verb, and every verb has its own."""
     assert f" {verb} " in command("--help")[1]
@@ -382,6 +382,14 @@ def test_every_verb_has_help(command, verb):
 def test_version(command):
     """`--version` tells the package's."""
     assert command("--version") == (0, f"modelwatch {modelwatch.__version__}\n", "")
+
+
+def test_stack_is_called(command, monkeypatch):
+    """`stack` runs the stack, passes `--once` on, and exits with its code."""
+    called = []
+    monkeypatch.setattr("modelwatch.demo.run_stack", lambda once: called.append(once) or 7)
+    assert [command("stack")[0], command("stack", "--once")[0]] == [7, 7]
+    assert called == [False, True]
 
 
 def test_demo_is_called(command, monkeypatch):

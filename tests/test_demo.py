@@ -9,16 +9,15 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import uuid
 
 import numpy as np
 import psutil
 import pytest
 from rich.console import Console
+from support.playing import lives, playing
 
 import modelwatch
 from modelwatch import demo
@@ -178,14 +177,6 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     assert printed.out == ""
 
 
-def lives(process):
-    """Whether a process is there and no zombie."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_stage_ends_what_it_started(tmp_path, monkeypatch):
     """A process that heeds no SIGTERM goes too, with its children, and so does the directory."""
     monkeypatch.setattr(demo_stage, "_STOP_SECONDS", 0.05)
@@ -207,11 +198,30 @@ def test_stage_ends_what_it_started(tmp_path, monkeypatch):
         assert time.monotonic() < deadline
 
 
+def test_nothing_runs_after_a_kill(tmp_path):
+    """Not even `kill -9`, of which nobody learns anything, leaves a process that the stage has started."""
+    started = (
+        "import signal, sys; from modelwatch.demo.stage import stage\nwith stage() as staged: "
+        "staged._start([sys.executable, '-c', 'import time; time.sleep(600)'], staged.directory / 'log'); "
+        "print('ready', flush=True); signal.pause()"
+    )
+    with playing(tmp_path) as play:
+        one = play(started)
+        one.read_until("ready")
+        deadline = time.monotonic() + 10
+        while len(one.processes) < 2:  # while a program takes the place of another one nothing can be read of it
+            assert time.monotonic() < deadline
+        assert one.end(signal.SIGKILL) == -signal.SIGKILL
+        deadline = time.monotonic() + 10
+        while one.processes:  # the kernel kills it, and nobody can wait for that
+            assert time.monotonic() < deadline
+
+
 def test_stage_passes_no_foreign_settings_on(monkeypatch):
     """Settings of the user's own services do not reach the demo's, and relative paths stay what they were."""
     monkeypatch.setenv("MODELWATCH_DISABLED", "1")
     monkeypatch.setenv("PYTHONPATH", "src")
-    environment = demo_stage._environment()
+    environment = demo_stage._environment(demo_stage._EVENT_TIME)
     assert "MODELWATCH_DISABLED" not in environment
     assert environment["MODELWATCH_WINDOW_SECONDS"] == str(14 * 24 * 3600)
     assert environment["PYTHONPATH"] == os.path.abspath("src")
@@ -282,74 +292,13 @@ def test_failure_is_a_sentence(monkeypatch, capsys):
     assert "The demo stopped: train.py failed." in capsys.readouterr().out
 
 
-class Played:
-    """The demo in a process of its own, whose temporary files and descendants can be told from all others."""
-
-    def __init__(self, directory, arguments, warnings):
-        self.directory = directory
-        self.mark = uuid.uuid4().hex
-        plain = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "COLUMNS"}}
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                *(f"-W{action}" for action in warnings),
-                "-c",
-                f"from modelwatch.demo import run; raise SystemExit(run({arguments}))",
-            ],
-            env=plain | {"TMPDIR": str(directory), "DEMO_MARK": self.mark, "COLUMNS": "100"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines = []
-
-    def read_until(self, text):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if text in line:
-                return
-        raise AssertionError("\n".join(self.lines))
-
-    def end(self, number=None):
-        if number is not None:
-            self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=150)
-        self.lines += rest.splitlines()
-        return self.process.returncode
-
-    @property
-    def text(self):
-        return "\n".join(self.lines)
-
-    @property
-    def left(self):
-        """Files and processes that are still there."""
-        processes = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("DEMO_MARK") == self.mark and lives(process):
-                    processes.append(process)
-            except psutil.Error:
-                continue
-        return [*self.directory.iterdir(), *processes]
-
-
 @pytest.fixture
 def played(tmp_path):
     """Plays the demo, with these arguments of `run`."""
-    started = []
-
-    def play(arguments="", warnings=("error",)):
-        started.append(Played(tmp_path, arguments, warnings))
-        return started[-1]
-
-    yield play
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
-        for left in one.left:
-            if isinstance(left, psutil.Process):
-                left.kill()
+    with playing(tmp_path) as play:
+        yield lambda arguments="", **options: play(
+            f"from modelwatch.demo import run; code = run({arguments})", **options
+        )
 
 
 def test_thirty_days_are_enough_for_the_story(played):

@@ -17,7 +17,7 @@ import modelwatch
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "grafana").glob("*.md"))]
 
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE
@@ -137,11 +137,18 @@ def test_commands_exist(page):
 
 
 def is_command(words: list[str]) -> bool:
-    """Whether `modelwatch WORDS` is a verb, if any, that `--help` lists, with options that its own help lists."""
-    verb = words[0] if words and not words[0].startswith("-") else None
-    if verb and not re.search(rf"\b{re.escape(verb)}\b", help_of() or ""):
+    """Whether `modelwatch WORDS` is a verb, if any, that `--help` lists, with options that its own help lists.
+
+    The same goes for a verb of a verb, as in `modelwatch rules export`.
+    """
+    verbs: list[str] = []
+    for word in words[:2]:
+        if word.startswith("-") or not re.search(rf"\b{re.escape(word)}\b", help_of(*verbs) or ""):
+            break
+        verbs.append(word)
+    if words and not words[0].startswith("-") and not verbs:
         return False
-    page = help_of(verb) if verb else help_of()
+    page = help_of(*verbs) or help_of(*verbs[:1])
     options = {word.partition("=")[0] for word in words if word.startswith("-")}
     return page is not None and all(re.search(rf"{re.escape(option)}\b", page) for option in options)
 
@@ -160,6 +167,17 @@ def test_every_metric_is_documented():
     documented = first_cells([ROOT / "docs" / "metrics.md"])
     assert names - documented == set()
     assert {name for name in documented if re.match(r"(model|modelwatch|http_server)_\w+\Z", name)} - names == set()
+
+
+def test_every_recorded_series_is_documented():
+    """Every series that the recording rules write for a window of an hour stands in docs/fleet.md, but for helpers."""
+    from modelwatch.fleet.options import RuleOptions
+    from modelwatch.fleet.recording import recorded_names
+
+    text = (ROOT / "docs" / "fleet.md").read_text("utf-8")
+    names = recorded_names(RuleOptions(windows=("1h",), statistics="all"))
+    missing = {name for name in names if not re.search(rf"\b{name.split(':')[1]}\b", text)}
+    assert missing == set()
 
 
 def test_every_public_name_is_mentioned():

@@ -106,6 +106,8 @@ def test_the_whole_page():
     page = asyncio.run(scenario(make_app()))
     page = VOLATILE.sub(r"\g<name> …", page)
     page = re.sub(r"^modelwatch_build_info\{.*\}", "modelwatch_build_info{…}", page, flags=re.MULTILINE)
+    # A request is said to have gone on after its last byte only if it did for 10 ms, as on a busy machine it may.
+    page = re.sub(r"^(# \w+ )?http_server_background_seconds.*\n", "", page, flags=re.MULTILINE)
     page = re.sub(r"(\d\.\d{9})\d+", r"\1", page)  # the last digits are the processor's
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(page, "utf-8")

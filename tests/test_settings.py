@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "metrics_port": ("9464", 9464),
     "metrics_host": ("127.0.0.1", "127.0.0.1"),
     "collect_seconds": ("2.5", 2.5),
+    "page": ("true", True),
+    "page_path": ("/internal/live", "/internal/live"),
     "metrics": ("infra=false, model_batch_size=true", {"infra": False, "model_batch_size": True}),
     "buckets": ('{"model_batch_size": [1, 2.5]}', {"model_batch_size": (1.0, 2.5)}),
     "labels": ("team=fraud,region=eu", {"team": "fraud", "region": "eu"}),

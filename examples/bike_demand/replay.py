@@ -12,10 +12,10 @@ DATA = Path(__file__).with_name("bike_demand.csv.gz")
 KNOWN_LATER = {"id", "label_ts", "count"}  # not when the prediction is asked for
 
 
-def days(path=DATA):
-    """Days of the serving period in order: (date, hours), an hour as the service takes it."""
+def days(path=DATA, since="2011-04-01"):
+    """Days in order, by default those of the serving period: (date, hours), an hour as the service takes it."""
     with gzip.open(path, "rt", newline="") as file:
-        served = [row for row in csv.DictReader(file) if row["ts"] >= "2011-04-01"]
+        served = [row for row in csv.DictReader(file) if row["ts"] >= since]
     for date, rows in itertools.groupby(served, key=lambda row: row["ts"][:10]):
         yield date, [{k: v or None for k, v in row.items() if k not in KNOWN_LATER} for row in rows]
 

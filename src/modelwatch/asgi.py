@@ -3,7 +3,7 @@
 ::
 
     server ── Middleware ── the app's own stack ── router ── endpoint
-                 │ metrics path      answered here, before routing, not counted
+                 │ our own paths     answered here, before routing, not counted
                  │ http              one Request: notes messages as they pass, ends with one `count` and one `finish`
                  │ websocket         counted while it is open
                  └ all else          passed on
@@ -146,10 +146,11 @@ class Middleware:
         try:
             kind = scope["type"]
             outer = scope.get(KEY)
-            if kind == "http" and service.exposition is not None and path_below(scope) == service.metrics_path:
+            own = service.own(path_below(scope)) if kind == "http" else None
+            if own is not None:
                 if outer is not None:
                     outer.outcome, outer.usual = UNRECORDED, False
-                return service.exposition
+                return own
             if kind == "http" and outer is not None:
                 outer.capture = service.capture  # the routes that come now are those of this app
                 if next(service.turns):  # and here are its models' cells

@@ -1,4 +1,4 @@
-"""`modelwatch …`: profile, check, backtest, doctor, demo.
+"""`modelwatch …`: profile, check, backtest, doctor, demo, stack; grafana, rules, k8s (in `exporting.py`).
 
 Each verb imports what it needs when it runs. Exit codes: 0 all is well, 1 it is not (drifted; no endpoint is watched),
 2 the input cannot be used: then one sentence on stderr says why.
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_EXPORTS = {
+    "grafana": "the dashboards for Grafana, with provisioning, rules and runbook",
+    "rules": "the recording and alert rules for Prometheus",
+    "k8s": "a PodMonitor, PrometheusRules and the dashboards for a cluster",
+}
 _TRUTHS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
 
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # names of files and columns may hold what it cannot encode
             stream.reconfigure(errors="backslashreplace")
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
         code = arguments.verb(arguments)
         sys.stdout.flush()
     except ModelWatchError as error:
@@ -58,7 +63,7 @@ def _drop_stdout() -> None:
         return
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "modelwatch", description="Tells whether the data that a model gets still look like those it was trained on."
     )
@@ -85,6 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     more = 'Needs `pip install "modelwatch[demo]"`.'
     demo = verb("demo", _demo, "run the example: a bike rental model through two years of traffic", more)
     demo.add_argument("--keep", action="store_true", help="go on serving afterwards, to look around")
+    more = 'Needs `pip install "modelwatch[demo]"`, and the programs prometheus and prometheus-alertmanager.'
+    stack = verb("stack", _stack, "run the example as a fleet: three replicas, Prometheus, Alertmanager", more)
+    stack.add_argument("--once", action="store_true", help="end when an alert over drift was told; 0 if it was")
+    for name, text in _EXPORTS.items():
+        added = verbs.add_parser(name, help=f"`{name} export` writes {text}", description=f"Writes {text}.")
+        if name in argv:  # its options are those of modules that no other verb needs
+            from .exporting import add_export
+
+            add_export(added, name)
     return parser
 
 
@@ -238,6 +252,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
     return run(keep=arguments.keep)
+
+
+def _stack(arguments: argparse.Namespace) -> int:
+    from .demo import run_stack
+
+    return run_stack(once=arguments.once)
 
 
 def _settings_and_reference(arguments: argparse.Namespace) -> tuple[Settings, ReferenceProfile]:

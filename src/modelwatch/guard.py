@@ -16,7 +16,7 @@ from ._types import Clock
 _LOG = logging.getLogger("modelwatch")
 _QUIET_SECONDS = 60.0
 
-STAGES = ("request", "capture", "record", "fold", "tick", "scrape", "reference")
+STAGES = ("request", "capture", "record", "fold", "tick", "scrape", "reference", "page")
 """Where an own error can happen; the values of the label `stage`."""
 
 observers: list[Callable[[str, BaseException], None]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -27,9 +28,11 @@ from .metrics.runtime import LAG, PAUSE, GcPauses, LoopProbe
 from .metrics.service import ServiceMetrics
 from .monitor import Monitor
 from .origins import Reference
+from .page import LivePage
+from .places import Places
 from .port import Port
 from .request import Service
-from .routes import USUALLY_EXCLUDED, Patterns, Templates, walk
+from .routes import USUALLY_EXCLUDED, Patterns, Templates
 from .series import Series
 from .settings import Settings
 from .sharing import Sharing
@@ -147,17 +150,21 @@ class _Watched:
             sharing.publisher.local.append(probe.samples)
         self._registry.register(Collected(settings, self._guard, sharing.sources))
         self._exposition = Exposition(self._registry, settings, self._guard, series=self._series)
+        page = self.page = LivePage(sharing, settings, self._guard, __version__) if settings.page else None
+        in_app = settings.metrics_port is None
         if settings.metrics_port is not None:
             where = settings.metrics_host, settings.metrics_port, settings.metrics_path
-            sharing.port = Port(self._exposition, *where, self._guard)
+            sharing.port = Port(self._exposition, *where, self._guard, pages=page.pages if page else None)
+        on_loop = [sharing.ensure] if probe is None else [sharing.ensure, probe.ensure]
         service = Service(
             metrics=ServiceMetrics(self._series, settings),
             templates=Templates(app),
             guard=self._guard,
             metrics_path=settings.metrics_path,
-            exposition=None if settings.metrics_port is not None else self._exposition,
+            exposition=self._exposition if in_app else None,
+            pages=page.pages if page and in_app else None,
             excluded=USUALLY_EXCLUDED if exclude is None else Patterns(exclude),
-            on_loop=[sharing.ensure] if probe is None else [sharing.ensure, probe.ensure],
+            on_loop=[*on_loop, page.history.ensure] if page else on_loop,
             on_end=sharing.turn,
             capture=self._capture,
         )
@@ -175,7 +182,20 @@ class _Watched:
 
     def _around(self, app: Starlette, stack: Any, service: Service) -> Middleware:
         if service.exposition is not None:
-            service.exposition = _Page(app, stack, service, self._exposition)
+            path = service.metrics_path
+            metrics = Places(
+                app,
+                stack,
+                {path: self._exposition},
+                give_up=partial(setattr, service, "exposition", None),
+                what="the metrics are",
+                setting="metrics_path",
+            )
+            service.exposition = metrics.instead()[path]
+        if service.pages:
+            give_up = partial(setattr, service, "pages", {})
+            page = Places(app, stack, service.pages, give_up=give_up, what="the live page is", setting="page_path")
+            service.pages = page.instead()
         return Middleware(self._capture.around(stack), service)
 
     def _library(self) -> LibrarySource:
@@ -230,44 +250,6 @@ class _Watched:
                     f"Expected `{name}` to be the same for all models of an app, "
                     f"{getattr(self._settings, name)!r}, got {getattr(settings, name)!r}. Set it in the first call."
                 )
-
-
-class _Page:
-    """Answers at the metrics' path, unless the app turns out to have a route there: routes may be added until then.
-
-    Notes
-    -----
-    Threads: event loops may share it. Processes: each has its own.
-    """
-
-    def __init__(self, app: Starlette, stack: Any, service: Service, exposition: Exposition) -> None:
-        self._app, self._stack, self._service, self._exposition = app, stack, service, exposition
-        self._looked = False
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Show the metrics, or from the first look on leave the path to the app."""
-        if not self._looked:
-            self._looked = True
-            path = self._service.metrics_path
-            if _has_route(self._app, path):
-                self._service.exposition = None
-                _LOG.warning(
-                    "modelwatch: the app has a route %s of its own, which is kept; the metrics are shown nowhere. "
-                    "Choose another path with Settings(metrics_path=…).",
-                    path,
-                )
-        if self._service.exposition is None:
-            await self._stack(scope, receive, send)
-        else:
-            await self._exposition(scope, receive, send)
-
-
-def _has_route(app: Starlette, path: str) -> bool:
-    try:
-        return any(path in {routed.template, routed.prefix if routed.pattern is None else None} for routed in walk(app))
-    except Exception as error:  # noqa: BLE001 - routes of any framework; the metrics are then shown
-        _LOG.debug("The routes could not be read: %r", error)
-        return False
 
 
 def _on(name: str, settings: Settings) -> bool:

@@ -5,7 +5,7 @@
     client ─► accept (one thread) ─► a thread for each connection, at most eight ─► Exposition.answer ─► close
                      └ more: closed at once, counted
 
-It is a small server on purpose: one request a connection, GET and HEAD of one path, and a bound on everything that a
+It is a small server on purpose: one request a connection, GET and HEAD of a few paths, and a bound on everything that a
 client may choose: connections, bytes, time.
 """
 
@@ -17,11 +17,11 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
-from .exposition import Answer
+from .answering import Answer
 from .guard import Guard
 
 MOST_CONNECTIONS = 8
@@ -33,7 +33,7 @@ _OPEN: weakref.WeakSet[Port] = weakref.WeakSet()
 
 
 class Answering(Protocol):
-    """What makes the pages: an Exposition."""
+    """What makes a page: an Exposition, or a part of the live page."""
 
     def answer(self, method: str, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Answer:
         """Answer one request; may take its time."""
@@ -49,9 +49,11 @@ class Port:
     host, port
         Where to listen; port 0 lets the system choose.
     path
-        Of the metrics; all others are not found.
+        Of the metrics.
     guard
         Counts at stage "scrape": connections that are turned away, and errors of the server itself.
+    pages
+        What else answers, by path; all others are not found.
     patience
         Seconds that a client has to send its request, and again to take the answer.
 
@@ -69,10 +71,12 @@ class Port:
         path: str,
         guard: Guard,
         *,
+        pages: Mapping[str, Answering] | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._exposition, self._guard, self._patience = exposition, guard, patience
-        self._host, self._asked, self._path = host, port, path.encode()
+        self._guard, self._patience = guard, patience
+        self._host, self._asked = host, port
+        self._pages = {where.encode(): one for where, one in {path: exposition, **(pages or {})}.items()}
         self._forget()
         _OPEN.add(self)
 
@@ -187,9 +191,10 @@ class Port:
             return _refusal(400, b"This is not a request of HTTP/1.1.\n")
         method, target, headers = request
         path, _, query = target.partition(b"?")
-        if path != self._path:
-            return _refusal(404, b"Here is only " + self._path + b".\n", head=method == "HEAD")
-        return self._exposition.answer(method, headers, query)
+        page = self._pages.get(path)
+        if page is None:
+            return _refusal(404, b"Here is only " + b", ".join(self._pages) + b".\n", head=method == "HEAD")
+        return page.answer(method, headers, query)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ does. So what is usual (a response in one piece, below 500, of a route that was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from time import perf_counter
@@ -65,6 +65,8 @@ class Service:
         Where `exposition` answers, below the root path.
     exposition
         The ASGI app that shows the metrics; None leaves the path to the app.
+    pages
+        ASGI apps that answer at further paths below the root path.
     excluded
         Paths and templates of requests that are not recorded at all.
     on_loop
@@ -87,6 +89,7 @@ class Service:
         guard: Guard,
         metrics_path: str = "/metrics",
         exposition: ASGIApp | None = None,
+        pages: Mapping[str, ASGIApp] | None = None,
         excluded: Patterns = USUALLY_EXCLUDED,
         on_loop: Sequence[Callable[[], None]] = (),
         on_end: Callable[[], object] = int,
@@ -95,7 +98,8 @@ class Service:
         self.metrics, self.templates, self.guard = metrics, templates, guard
         self.excluded = excluded
         self.metrics_path = metrics_path
-        self.exposition = exposition
+        self._exposition, self._pages = exposition, dict(pages or {})
+        self._set_apart()
         self._on_loop = on_loop
         self.ends = on_end
         self.capture = capture
@@ -117,7 +121,25 @@ class Service:
     @exposition.setter
     def exposition(self, exposition: ASGIApp | None) -> None:
         self._exposition = exposition
-        self.apart = self.excluded.and_exactly(() if exposition is None else (self.metrics_path,))
+        self._set_apart()
+
+    @property
+    def pages(self) -> Mapping[str, ASGIApp]:
+        """What answers at further paths."""
+        return self._pages
+
+    @pages.setter
+    def pages(self, pages: Mapping[str, ASGIApp]) -> None:
+        self._pages = dict(pages)
+        self._set_apart()
+
+    def _set_apart(self) -> None:
+        own = self._pages.keys() if self._exposition is None else {self.metrics_path, *self._pages}
+        self.apart = self.excluded.and_exactly(own)
+
+    def own(self, path: str) -> ASGIApp | None:
+        """What of the library's answers at a path below the root path; None leaves it to the app."""
+        return self._exposition if path == self.metrics_path else self._pages.get(path)
 
     def begins(self) -> None:
         """The app starts, on this event loop."""

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="0.0.0.0", description="Address that `metrics_port` is opened on")  # noqa: S104 - a scraper is another machine
     collect_seconds: Seconds = Field(default=5.0, description="How long a scrape waits for a collector of yours")
+    page: bool = Field(default=False, description="Serve a live page for people, beside the metrics, by the same token")
+    page_path: str = Field(default="/modelwatch", description="Where the live page is served, exactly")
     metrics: Mapping[str, bool] = Field(default={}, description="Metrics, or layers of them, to switch on or off")
     buckets: Mapping[str, tuple[float, ...]] = Field(default={}, description="Bucket bounds by name of a histogram")
     labels: Mapping[str, str] = Field(default={}, description="Constant labels on all metrics")
@@ -186,7 +188,7 @@ class Settings(BaseSettings):
             )
         return super().__reduce_ex__(protocol)
 
-    @field_validator("metrics_path")
+    @field_validator("metrics_path", "page_path")
     @classmethod
     def _check_path(cls, path: str) -> str:
         if not re.fullmatch(r"/[\w\-./~]*[\w\-.~]", path):
@@ -223,6 +225,12 @@ class Settings(BaseSettings):
             if not 1 <= len(bounds) <= 100 or not rising or not all(map(math.isfinite, bounds)):
                 raise ValueError(f"the bounds of {name!r} must be 1 to 100 finite numbers that rise")
         return buckets
+
+    @model_validator(mode="after")
+    def _check_paths(self) -> Settings:
+        if self.page and self.metrics_path in {self.page_path, f"{self.page_path}/data.json"}:
+            raise ValueError(f"`page_path` ({self.page_path}) and `metrics_path` must not meet; choose another one")
+        return self
 
     @model_validator(mode="after")
     def _check_windows(self) -> Settings:

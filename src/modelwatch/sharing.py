@@ -20,7 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .adding import Adder
 from .guard import Guard
@@ -32,8 +32,10 @@ from .monitor import Monitor
 from .notices import Notices
 from .publishing import Publisher
 from .pulse import PULSE, TICK_SECONDS
+from .reading import Reading
+from .report import DriftReport
 from .segments import Segments
-from .series import Cell, Series, cells_of
+from .series import Cell, Sample, Series, cells_of
 from .settings import Settings
 from .shares import EpochShare, Share
 from .telling import Telling
@@ -51,6 +53,13 @@ class Port(Protocol):
 
     def open(self) -> None:
         """Begin. Raises OSError if it cannot."""
+
+
+class Sight(NamedTuple):
+    """What all workers have counted: each model with its report and what that was made of, None without a reference."""
+
+    models: list[tuple[Monitor, tuple[DriftReport, Reading] | None]]
+    items: list[Sample | Cell]
 
 
 class Sharing:
@@ -203,6 +212,16 @@ class Sharing:
         own, elsewhere = self.publisher.publish(fold=False)
         yield partial(self._cells, [own, *others])
         yield partial(iter, elsewhere)
+
+    def sight(self, *, asks: bool = True) -> Sight:
+        """The same as one object, for the live page. `asks`: the others publish first what they have counted."""
+        self.ensure()
+        others = self._gather(_SCRAPE_PATIENCE if asks else 0.0)
+        if self._leading is not None:
+            self._leading.follow()
+        models = [(monitor, monitor.evaluate(epochs_of(others, monitor))) for monitor in self._monitors()]
+        own, elsewhere = self.publisher.publish(fold=False)
+        return Sight(models, [*self._cells([own, *others]), *elsewhere])
 
     def _cells(self, shares: Sequence[Share]) -> Iterator[Cell]:
         if len(shares) == 1:

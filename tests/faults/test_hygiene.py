@@ -120,6 +120,8 @@ BAD = {
     "metrics_port": [0, -1, 70_000, "http", 1.5],
     "metrics_host": [5, "", "no host", "a\0b", "http://0.0.0.0"],
     "collect_seconds": [0, -1, math.inf, "5s"],
+    "page": ["perhaps", 2],
+    "page_path": ["", "/", "modelwatch", "/modelwatch/", "/a b", "/{x}", "/a?b", "/ä\n"],
     "metrics": [{"no_such_metric": True}, {"gpus": False}, {"infra": "perhaps"}, [1]],
     "buckets": [
         {"no_such_metric": (1,)}, {"model_batch_size": ()}, {"model_batch_size": (2, 1)},

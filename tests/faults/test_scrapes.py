@@ -245,7 +245,7 @@ def test_no_label_of_a_user_forges_a_line(hostile):
 def test_prometheus_reads_labels_that_hold_anything(hostile):
     """A real Prometheus scrapes a page with hostile labels and stores each series once."""
     program = prometheus_program()
-    assert program, "the tests need the `prometheus` program, see tools/ensure_prometheus.sh"
+    assert program, "the tests need the `prometheus` program, see tools/ensure_programs.sh"
     with stage() as theatre:
         prometheus = theatre.prometheus(program, free_port(), f"http://127.0.0.1:{hostile.port}")
 

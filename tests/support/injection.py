@@ -82,7 +82,7 @@ DOORS: dict[tuple[str, str, str | None], str] = {
     ("monitor", "Monitor.record", ""): "the user calls it",
     ("tally", "numbers", "isinstance"): "a value that raises is no number, and its feature's cells say so",
     ("tally", "numbers", "float"): "as above",
-    ("exposition", "Exposition._work", None): "the one scrape waits until it gives up; the next one starts a thread",
+    ("flight", "Flight._work", None): "the one scrape waits until it gives up; the next one starts a thread",
 }
 # FastAPI's own functions, which ours stand in for.
 _ORIGINAL = "functools.partial(original, **more) if more else original"

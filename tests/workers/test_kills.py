@@ -6,7 +6,6 @@ import http.client
 import os
 import random
 import signal
-import statistics
 import threading
 import time
 from dataclasses import dataclass, field
@@ -288,8 +287,8 @@ def age(server, generations):
 
 
 def cost(server):
-    """The median time of some scrapes, in seconds."""
-    return statistics.median(server.scrape().seconds for _ in range(15))
+    """The least time of some scrapes, in seconds: whatever else the machine does only adds to it."""
+    return min(server.scrape().seconds for _ in range(15))
 
 
 @pytest.mark.parametrize("generations", [15, pytest.param(60, marks=pytest.mark.soak)])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-import os
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 
-from .show import Show
+from .show import Show, own_command
 from .stage import DemoError, Service, Stage, example, free_port, prometheus_program, stage
 from .story import (
     CONTROLS,
@@ -101,7 +96,7 @@ def _prometheus(show: Show, staged: Stage, service: Service, port: int) -> Servi
 
 
 def _replay(show: Show, staged: Stage, service: Service, most_days: int | None) -> Record:
-    script = _module(staged.directory / "replay.py")
+    script = staged.script("replay.py")
     dates = [date for date, _ in script.days()][:most_days]
     month_ends = max(date for date in dates if date.startswith(_FIRST_MONTH))
     days: list[Day] = []
@@ -122,15 +117,6 @@ def _page(service: Service, names: Sequence[str] = ()) -> Page:
     """`/metrics`, or of it only what is asked for."""
     response = service.get("/metrics", **({"name[]": list(names)} if names else {}))
     return Page(response.raise_for_status().text)
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"modelwatch_demo_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise DemoError(f"Expected a script {path}, got none that can be loaded.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _tell(show: Show, found: Sequence[Finding]) -> None:
@@ -216,17 +202,7 @@ def _keep(show: Show, staged: Stage, service: Service, prometheus: Service | Non
 
 def _next(show: Show) -> None:
     show.line("\nTry next:", style="bold")
-    show.literal(f"  {_program()} demo --keep   keep it serving, and look around in a browser")
+    show.literal(f"  {own_command()} demo --keep   keep it serving, and look around in a browser")
     show.literal(f"  {example()}   the example: train.py, service.py, replay.py")
-    show.literal(f"  {_program()} profile TABLE -o reference.json   and, in your own service,")
+    show.literal(f"  {own_command()} profile TABLE -o reference.json   and, in your own service,")
     show.literal('  modelwatch.instrument(app, model_name="mine", reference="reference.json")')
-
-
-def _program() -> str:
-    """How to call the command from here."""
-    script = Path(sys.executable).with_name("modelwatch")
-    if shutil.which("modelwatch"):
-        return "modelwatch"
-    if not script.exists():
-        return f"{os.path.basename(sys.executable)} -m modelwatch"
-    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -88,6 +92,16 @@ class Show:
             style = "green" if finding.feature in CONTROLS else "red" if finding.drifted else ""
             table.add_row(*(column.cells[i] for column in columns), style=style)
         self._console.print(table)
+
+
+def own_command() -> str:
+    """How to call the command line from here."""
+    script = Path(sys.executable).with_name("modelwatch")
+    if shutil.which("modelwatch"):
+        return "modelwatch"
+    if not script.exists():
+        return f"{os.path.basename(sys.executable)} -m modelwatch"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)
 
 
 class _Column(NamedTuple):

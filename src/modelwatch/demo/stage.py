@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.resources
+import importlib.util
 import os
 import shutil
 import signal
@@ -12,11 +14,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -31,16 +34,28 @@ scrape_configs:
   - job_name: bike-demand
     static_configs: [{{targets: ["{target}"]}}]
 """
-_SETTINGS = {
+_EVENT_TIME = {
     # The data are of 2011, so a row's time is what it says. Two whole weeks: hourly rows are not independent, and in
     # whole weeks night, day and weekend always have the same shares.
     "MODELWATCH_EVENT_TIME": "true",
     "MODELWATCH_WINDOW_SECONDS": str(14 * 86400),
     "MODELWATCH_WINDOW_SLOTS": "14",
-    # Little work, often on cores that others use too: threads that wait for each other make it ten times slower.
-    "OMP_NUM_THREADS": "1",
 }
+# Little work, often on cores that others use too: threads that wait for each other make it ten times slower.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Before a program begins: let it be killed with the thread that starts it, so that not even `kill -9` of us leaves it
+# running. 1 is PR_SET_PDEATHSIG; that is Linux, and where it cannot be had the program runs all the same.
+_LEASH = """\
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+except (OSError, AttributeError):
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class DemoError(ModelWatchError):
@@ -72,18 +87,41 @@ class Stage:
             raise DemoError(_with_log("train.py failed.", log))
         return log.read_text("utf-8", errors="replace").strip()
 
-    def serve(self, port: int) -> Service:
-        """Start service.py under uvicorn; returns when it answers."""
-        command = [sys.executable, "-m", "uvicorn", "service:app", "--host", HOST, "--port", str(port)]
-        return self._service([*command, "--no-access-log", "--no-use-colors"], "service", port, "/metrics")
+    def script(self, name: str) -> Any:
+        """A script of the example as a module."""
+        path = self.directory / name
+        spec = importlib.util.spec_from_file_location(f"modelwatch_demo_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise DemoError(f"Expected a script {path}, got none that can be loaded.")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
-    def prometheus(self, program: str, port: int, target: str) -> Service:
-        """Start a Prometheus that scrapes `target` each second, with data and configuration of its own."""
-        config = self.directory / "prometheus.yml"
-        config.write_text(_SCRAPES.format(target=target.removeprefix("http://")), "utf-8")
-        command = [program, f"--config.file={config}", f"--storage.tsdb.path={self.directory / 'prometheus'}"]
-        address = f"--web.listen-address={HOST}:{port}"
-        return self._service([*command, address, "--log.level=warn"], "prometheus", port, "/-/ready")
+    def serve(self, port: int) -> Service:
+        """Start service.py under uvicorn, with windows by the rows' own time; returns when it answers."""
+        return self._answering(self._uvicorn("service", port, _EVENT_TIME), "/metrics")
+
+    def fleet(self, ports: Sequence[int], settings: Mapping[str, str]) -> list[Service]:
+        """Start service.py on each of the ports, with these settings; returns when all answer."""
+        started = [self._uvicorn(f"service-{number}", port, settings) for number, port in enumerate(ports, 1)]
+        return [self._answering(service, "/metrics") for service in started]
+
+    def prometheus(self, program: str, port: int, target: str, config: str | None = None) -> Service:
+        """Start a Prometheus with data of its own; without a configuration it scrapes `target` each second."""
+        file = self.directory / "prometheus.yml"
+        file.write_text(config or _SCRAPES.format(target=target.removeprefix("http://")), "utf-8")
+        command = [program, f"--config.file={file}", f"--storage.tsdb.path={self.directory / 'prometheus'}"]
+        command += [f"--web.listen-address={HOST}:{port}", f"--web.external-url=http://{HOST}:{port}"]
+        return self._answering(self._service([*command, "--log.level=warn"], "prometheus", port), "/-/ready")
+
+    def alertmanager(self, program: str, port: int, config: str) -> Service:
+        """Start an Alertmanager that knows of no others, with data of its own."""
+        file = self.directory / "alertmanager.yml"
+        file.write_text(config, "utf-8")
+        command = [program, f"--config.file={file}", f"--storage.path={self.directory / 'alertmanager'}"]
+        command += [f"--web.listen-address={HOST}:{port}", f"--web.external-url=http://{HOST}:{port}"]
+        command += ["--cluster.listen-address=", "--log.level=warn"]
+        return self._answering(self._service(command, "alertmanager", port), "/-/ready")
 
     def stop(self) -> None:
         """End what was started, with all that it started in turn."""
@@ -100,10 +138,17 @@ class Stage:
             process.wait()
         self._processes.clear()
 
-    def _service(self, command: Sequence[str], name: str, port: int, probe: str) -> Service:
+    def _uvicorn(self, name: str, port: int, settings: Mapping[str, str]) -> Service:
+        command = [sys.executable, "-m", "uvicorn", "service:app", "--host", HOST, "--port", str(port)]
+        return self._service([*command, "--no-access-log", "--no-use-colors"], name, port, settings)
+
+    def _service(self, command: Sequence[str], name: str, port: int, settings: Mapping[str, str] = {}) -> Service:
         log = self.directory / f"{name}.log"
-        service = Service(f"http://{HOST}:{port}", self._start(command, log), log)
+        service = Service(f"http://{HOST}:{port}", self._start(command, log, settings), log)
         self._services.append(service)
+        return service
+
+    def _answering(self, service: Service, probe: str) -> Service:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and service.process.poll() is None:
             with suppress(httpx.TransportError):
@@ -112,13 +157,15 @@ class Stage:
             time.sleep(0.05)
         raise DemoError(service.report("did not start"))
 
-    def _start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], log: Path, settings: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
         try:
+            if shutil.which(command[0]) is None:  # what is on the leash could not say so
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             with open(log, "wb") as output:
                 process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
-                    command,
+                    [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *command],
                     cwd=self.directory,
-                    env=_environment(),
+                    env=_environment(settings),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -151,6 +198,10 @@ class Service:
     def get(self, path: str, **parameters: str | list[str]) -> httpx.Response:
         """The response to GET."""
         return self._client.get(path, params=parameters or None)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        """The response to POST, of JSON."""
+        return self._client.post(path, json=body)
 
     def close(self) -> None:
         """Close the connection; the process goes on."""
@@ -208,18 +259,23 @@ def prometheus_program() -> str | None:
     return shutil.which("prometheus")
 
 
+def alertmanager_program() -> str | None:
+    """The Alertmanager's binary, by Debian's name or by its makers', if there is one."""
+    return shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+
+
 def _copy(source: Traversable, target: Path) -> None:
     for entry in source.iterdir():
         if entry.is_file():
             (target / entry.name).write_bytes(entry.read_bytes())
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with the settings of the demo's service instead of the user's own."""
+def _environment(settings: Mapping[str, str] = {}) -> dict[str, str]:
+    """Ours, with the settings of one of the demo's services instead of the user's own."""
     found = {name: value for name, value in os.environ.items() if not name.upper().startswith("MODELWATCH_")}
     if "PYTHONPATH" in found:  # relative to here, and the processes run elsewhere
         found["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, found["PYTHONPATH"].split(os.pathsep)))
-    return found | _SETTINGS
+    return found | _ONE_THREAD | dict(settings)
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
