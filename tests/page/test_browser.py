@@ -221,6 +221,24 @@ def test_texts_of_clients_stay_text(look):
         assert one.page.locator("main img, main script, header script").count() == 0
 
 
+def test_names_of_the_languages_own_are_names(look):
+    """Features and categories called as what every object of JavaScript has are features and categories."""
+    names = ["constructor", "toString", "__proto__", "hasOwnProperty"]
+    rng = np.random.default_rng(9)
+    table = {"kind": rng.choice(names, 2_000), **{name: rng.normal(0, 1, 2_000) for name in names}}
+    app, monitor = app_of(modelwatch.ReferenceProfile.fit(table))
+    monitor.record({name: values[:500] for name, values in table.items()})
+    with served(app) as address:
+        one = look().go(address)
+        assert set(one.names()) == {"kind", *names}
+        one.page.locator(".row", has_text="kind").click()
+        one.page.locator(".cats li").first.wait_for()
+        assert set(one.page.locator(".cats .what:not(.special)").all_inner_texts()) == set(names)
+        titles = one.page.locator(".cats .what").evaluate_all("nodes => nodes.map((node) => node.title).join()")
+        assert "function" not in titles
+        assert "[object" not in titles
+
+
 def test_two_hundred_features(look):
     """Of 200 features only those in view are drawn; a filter finds the others, and the worst is first."""
     rng = np.random.default_rng(4)
@@ -312,6 +330,115 @@ def test_several_models_can_be_chosen(look):
         again = look()
         again.page.goto(one.page.url)
         again.has("a & b", "h1")
+
+
+@pytest.mark.parametrize("hash_", ["#100%", "#%zz", "#nobody", "#__proto__"])
+def test_whatever_stands_in_the_address_the_page_is_shown(look, drifting, hash_):
+    """An address that names no model, or is none at all, shows the first one."""
+    one = look()
+    one.page.goto(f"{drifting}/modelwatch{hash_}")
+    one.has(NAME["model_name"], "h1")
+    one.page.evaluate("location.hash = '#%'")
+    one.refresh()
+
+
+def test_which_of_the_models_have_drifted_is_seen_at_once(look):
+    """Whichever model is looked at, the button of each says how many of its features have drifted."""
+    reference = modelwatch.ReferenceProfile.fit({"x": np.arange(1_000.0)})
+    app, _ = app_of(reference)
+    settings = modelwatch.Settings(page=True)
+    other = modelwatch.instrument(app, model_name="other", reference=reference, routes=["/other"], settings=settings)
+    with served(app) as address:
+        one = look().go(address)
+        assert one.page.locator("#models button").all_inner_texts() == ["m", "other"]
+        other.record({"x": [1.0] * 500})
+        one.refresh()
+        assert one.page.locator("#models button").all_inner_texts() == ["m", "other (1)"]
+        one.has("m", "h1")
+
+
+def test_it_finds_its_data_below_a_prefix(look):
+    """Wherever a proxy or another app has put it, the page asks for its data beside itself."""
+    app, _ = app_of(None)
+    outer = FastAPI()
+    outer.mount("/deep/down", app)
+    with served(outer) as address:
+        one = look().go(f"{address}/deep/down")
+        one.page.goto(f"{address}/deep/down/modelwatch?from=a-mail#m")
+        one.has("No reference")
+        assert {url.removeprefix(address) for url in one.asked if "data" in url} == {"/deep/down/modelwatch/data.json"}
+
+
+def test_noise_looks_like_noise(look, drifting):
+    """The course of a PSI far below its noise floor stays at the bottom, and that of one far above fills the room."""
+    one = look().go(drifting)
+    course = "({}).querySelector('.line').getAttribute('d').match(/ [0-9.]+/g).map(Number)"
+    low = one.page.evaluate(course.format("spark([0.001, 0.002, 0.001], '', 3 * 0.01)"))
+    high = one.page.evaluate(course.format("spark([0.1, 0.2, 0.1], '', 3 * 0.01)"))
+    assert min(low) > 25  # of 30, from above
+    assert min(high) < 5
+    unknown = one.page.evaluate(course.format("spark([0.1, 0.2, 0.1], '', 3 * null)"))
+    assert unknown == high
+
+
+def test_the_chosen_one_of_many_models_is_in_view(look):
+    """Of forty models the button of the chosen one is in view, and keeps the focus of who chose it by the keyboard."""
+    app = FastAPI()
+    settings = modelwatch.Settings(page=True)
+    for i in range(40):
+        modelwatch.instrument(app, model_name=f"a model {i:02}", routes=[f"/{i}"], settings=settings)
+    with served(app) as address:
+        one = look(viewport=PHONE)
+        one.page.goto(f"{address}/modelwatch#a%20model%2037")
+        one.has("a model 37", "h1")
+        box = one.page.locator("[aria-current]").bounding_box()
+        assert 0 <= box["x"] <= PHONE["width"] - box["width"]
+        one.page.locator("[aria-current]").focus()
+        one.page.keyboard.press("Tab")
+        one.page.keyboard.press("Enter")
+        one.has("a model 38", "h1")
+        one.refresh()
+        assert one.page.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
+        assert one.page.evaluate("document.activeElement.title") == "a model 38"
+
+
+def test_the_head_covers_nothing_that_has_the_focus(look, drifting):
+    """Who goes back through the features by the keyboard sees each of them below the head of the page."""
+    one = look(viewport={"width": 1280, "height": 400}).go(drifting)
+    one.page.locator(".row").last.focus()
+    for _ in range(8):
+        one.page.keyboard.press("Shift+Tab")
+        below = one.page.evaluate("document.querySelector('.top').getBoundingClientRect().bottom")
+        assert one.page.evaluate("document.activeElement.getBoundingClientRect().top") >= below
+
+
+def test_another_reference_has_other_features(look):
+    """After a reload what was open stays open if it is still there, and is never another feature."""
+    rng = np.random.default_rng(8)
+    table = {name: rng.normal(0, 1, 1_000) for name in ("first", "second", "third")}
+    app, monitor = app_of(modelwatch.ReferenceProfile.fit(table, features=["first", "second"]))
+    with served(app) as address:
+        one = look().go(address)
+        one.page.locator(".row", has_text="first").click()
+        one.page.locator(".row", has_text="second").click()
+        monitor.reload(modelwatch.ReferenceProfile.fit(table, features=["third", "second"]))
+        one.refresh()
+        assert one.names() == ["third", "second"]
+        assert one.page.locator(".row[aria-expanded=true] .name").all_inner_texts() == ["second"]
+
+
+def test_an_answer_that_is_not_understood_is_said(look, monkeypatch):
+    """A tab that was left open until the service is of another version says so, and nothing of the network."""
+    app, _ = app_of(modelwatch.ReferenceProfile.fit({"x": np.arange(1_000.0)}))
+    with served(app) as address:
+        one = look().go(address)
+        with monkeypatch.context() as patch:
+            patch.setattr("modelwatch.page.serving.state_of", lambda *_, **__: {"models": [{}], "library": {}})
+            one.refresh()
+            one.has("this page does not understand the answer", "#stale")
+        one.refresh()
+        assert one.page.locator("#stale").is_hidden()
+    one.errors.clear()  # the page says in the console what it did not understand
 
 
 @pytest.mark.swallows
@@ -427,10 +554,16 @@ def contrast(front, behind):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("viewport", [PHONE, {"width": 768, "height": 1000}, {"width": 1000, "height": 700}])
+@pytest.mark.parametrize(
+    "viewport",
+    [{"width": 320, "height": 640}, PHONE, {"width": 768, "height": 1000}, {"width": 870, "height": 700},
+     {"width": 1000, "height": 700}],
+)  # fmt: skip
 def test_it_fits_a_phone(look, drifting, viewport):
-    """From 360 pixels on nothing is wider than the screen, with everything open, and nothing is cut off."""
+    """From 320 pixels on nothing is wider than the screen, with everything open, and nothing is cut off or left out."""
     one = look(viewport=viewport, has_touch=viewport is PHONE).go(drifting)
+    for what in ("psi", "noise", "distance", "missing", "rows"):
+        assert one.page.locator(f".row .{what}").first.is_visible()
     for row in one.page.locator(".row").all():
         row.click()
     for summary in one.page.locator("summary").all():
@@ -443,6 +576,43 @@ def test_it_fits_a_phone(look, drifting, viewport):
         viewport["width"],
     )
     assert wide == []
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_texts_have_the_room_they_need(look, viewport):
+    """Neither a category of 5,000 characters nor a long number cuts off, or breaks up, the numbers beside it."""
+    table = {"kind": ["y" * 5_000, "yes"] * 500, "at": [1_700_000_000_123.0, 1_700_000_000_124.0] * 500}
+    table |= {"x": np.arange(1_000.0)}
+    app, monitor = app_of(modelwatch.ReferenceProfile.fit(table))
+    monitor.record({**table, "x": np.where(np.arange(1_000) < 230, 0.0, table["x"])})
+    with served(app) as address:
+        one = look(viewport=viewport).go(address)
+        for row in one.page.locator(".row").all():
+            row.click()
+        for summary in one.page.locator("summary").all():
+            summary.click()
+        one.has("1,700,000,000,124", ".numbers")
+        one.has("12.5 %", ".axis")
+        assert set(one.page.locator(".numbers td:last-child").evaluate_all(LINES)) == {1}
+        assert one.page.evaluate(CUT) == []
+        assert "PSI 0.000 noise floor 0." in one.page.locator(".row", has_text="kind").aria_snapshot()
+
+
+# Of how many lines each is.
+LINES = """nodes => nodes.map((node) => {
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  return new Set([...range.getClientRects()].map((one) => one.top)).size;
+})"""
+
+# Texts of a chart that go beyond it.
+CUT = """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
+  const room = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter((text) => {
+    const { left, right } = text.getBoundingClientRect();
+    return left < room.left - 0.5 || right > room.right + 0.5;
+  }).map((text) => text.textContent);
+})"""
 
 
 def test_nothing_jumps(look, drifting):

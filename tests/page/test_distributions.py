@@ -48,6 +48,9 @@ def test_dates_as_numbers_keep_all_their_digits():
     """A value such as 20110401 is shown as it is, not rounded to what would be another one."""
     distributions, _, _ = look({"x": [20110401.0, 20110402.0] * 500}, {"x": [20110401.0] * 300})
     assert distributions.of(0, known=True)["at"] == [20110401.0, 20110402.0]
+    values = [1_700_000_000_123.0, 1_700_000_000_124.0]
+    distributions, _, _ = look({"x": values * 500}, {"x": values[:1] * 300})
+    assert distributions.of(0, known=True)["at"] == values
 
 
 def test_categories_are_named():

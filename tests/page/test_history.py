@@ -18,11 +18,12 @@ from modelwatch.workers import Workers
 def point(number):
     model = {
         "version": "1",
+        "reference": "0123abcd",
         "statuses": {"success": 1.0},
         "latency": None,
         "rows": 1.0,
         "drifted": None,
-        "psi": {"x": 0.1},
+        "smoothed": {"x": 0.1},
     }
     return {"t": float(number), "models": {"m": model}}
 
@@ -98,6 +99,33 @@ def test_it_is_bounded(alone, clock):
     assert MOST_POINTS * STEP_SECONDS == 3600
 
 
+def test_a_clock_that_is_set_back_begins_a_new_hour(join, guard, clock, take):
+    """Of a time that comes again nobody knows how long it took: what was before is forgotten, by all workers."""
+    first, second = join(), join()
+    history = History(take, lambda: first, guard, clock)
+    other = History(Taker(), lambda: second, guard, clock)
+    take.taken = 100
+    turn(history, clock, 3)
+    take.taken = 50
+    turn(history, clock, 2)
+    assert times(history) == times(other) == [51.0, 52.0]
+
+
+def test_a_point_is_written_by_itself(join, guard, clock, take, monkeypatch):
+    """However many points and models there are, no call to write or read them is longer than that of one point."""
+    first, second = join(), join()
+    history = History(take, lambda: first, guard, clock)
+    other = History(Taker(), lambda: second, guard, clock)
+    turn(history, clock, 9)
+    written, read = [], []
+    dumps, loads = json.dumps, json.loads
+    monkeypatch.setattr(json, "dumps", lambda value, **how: written.append(len(dumps(value))) or dumps(value, **how))
+    monkeypatch.setattr(json, "loads", lambda text: read.append(len(text)) or loads(text))
+    turn(history, clock)
+    assert len(times(other)) == 10
+    assert max(written + read) < 2 * len(dumps(point(10)))
+
+
 def test_reading_takes_no_snapshot(alone, take):
     """Whoever looks changes nothing."""
     assert alone.points() == []
@@ -146,15 +174,16 @@ def test_another_worker_goes_on(join, guard, clock):
 @pytest.mark.swallows
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"7", b"[7]", b'[{"t": 1}]', b'[{"t": "x", "models": {}}]', b'[{"t": 1, "models": [1]}]', b"\xff" * 100,
-     json.dumps([{"t": 1, "models": {"m": {**point(1)["models"]["m"], "latency": [[1], [1], 1]}}}]).encode(),
-     json.dumps([{"t": 1, "models": {"m": {**point(1)["models"]["m"], "latency": [[1], ["x", 1], 1]}}}]).encode(),
-     json.dumps([{"t": 1, "models": {"m": {**point(1)["models"]["m"], "statuses": [1]}}}]).encode()],
+    [b"", b"{", b"7", b"[7]", b'{"t": 1}', b'{"t": "x", "models": {}}', b'{"t": 1, "models": [1]}', b"\xff" * 100,
+     json.dumps(point(1)).encode() + b"\n", json.dumps([point(1)]).encode(),
+     json.dumps({"t": 1, "models": {"m": {**point(1)["models"]["m"], "latency": [[1], [1], 1]}}}).encode(),
+     json.dumps({"t": 1, "models": {"m": {**point(1)["models"]["m"], "latency": [[1], ["x", 1], 1]}}}).encode(),
+     json.dumps({"t": 1, "models": {"m": {**point(1)["models"]["m"], "statuses": [1]}}}).encode()],
 )  # fmt: skip
 def test_a_file_that_says_something_else_is_passed_over(join, guard, clock, take, content):
     """What is damaged, or of another version, is counted, and costs the history only."""
     workers = join()
-    (workers.home / "page.json").write_bytes(content)
+    (workers.home / "page.jsonl").write_bytes(content)
     history = History(take, lambda: workers, guard, clock)
     assert history.points() == []
     assert guard.errors["page"] == 1

@@ -203,7 +203,7 @@ def test_a_mount_of_the_users_is_kept(caplog):
 
 
 def test_another_path():
-    """The setting moves both, and the page below the root path of a proxy is where the app is."""
+    """The setting moves both."""
     app, _ = make_app(page_path="/internal/live")
     assert get(app, "/internal/live").status == get(app, "/internal/live/data.json").status == 200
     assert get(app, "/modelwatch").status == 404

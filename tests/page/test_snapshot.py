@@ -84,10 +84,22 @@ def test_the_worst_features_are_kept():
     monitor = modelwatch.Monitor("m", "1", reference=modelwatch.ReferenceProfile.fit(table))
     monitor.record({name: rng.normal(2.0 * (name == "f63"), 1, 500) for name in table})
     model = snapshot_of(sight(monitor=monitor, found=monitor.evaluate()), 1.0)["models"]["m"]
-    assert len(model["psi"]) == MOST_FEATURES
-    assert next(iter(model["psi"])) == "f63"
+    assert len(model["smoothed"]) == MOST_FEATURES
+    assert next(iter(model["smoothed"])) == "f63"
     assert model["drifted"] == 1
     json.dumps(model, allow_nan=False)
+
+
+def test_many_models_share_what_is_kept():
+    """An hour of an app with a hundred models stays small: each keeps the PSI of a few features."""
+    rng = np.random.default_rng(1)
+    reference = modelwatch.ReferenceProfile.fit({f"f{i}": rng.normal(0, 1, 500) for i in range(30)})
+    monitors = [modelwatch.Monitor(f"m{i}", reference=reference) for i in range(100)]
+    monitors[0].record({name: rng.normal(0, 1, 300) for name in reference.names})
+    found = monitors[0].evaluate()
+    kept = snapshot_of(Sight([(monitor, found) for monitor in monitors], []), 1.0)
+    assert {len(model["smoothed"]) for model in kept["models"].values()} == {5}
+    assert len(json.dumps(kept)) < 70_000  # 240 of them in 16 MiB, which is what a worker reads
 
 
 def test_too_few_rows_are_no_zero():
@@ -95,4 +107,4 @@ def test_too_few_rows_are_no_zero():
     monitor = modelwatch.Monitor("m", "1", reference=modelwatch.ReferenceProfile.fit({"x": [1.0, 2.0] * 300}))
     monitor.record({"x": [1.0] * 5})
     model = snapshot_of(sight(monitor=monitor, found=monitor.evaluate()), 1.0)["models"]["m"]
-    assert (model["drifted"], model["psi"]) == (None, {})
+    assert (model["drifted"], model["smoothed"]) == (None, {})

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from support.paging import REFERENCE, RNG, get, make_app
+from support.paging import REFERENCE, RNG, TABLE, get, make_app
 
 import modelwatch
 from modelwatch.metrics.pace import Pace
@@ -75,7 +75,7 @@ def test_rates_come_from_the_history():
     before = state_of(sight, [], now, version="x")["models"][0]["service"]["statuses"]
     points = [
         {"t": now - age, "models": {"churn": {"version": "1", "statuses": dict.fromkeys(before, 0.0), "latency": None,
-                                              "rows": rows, "drifted": None, "psi": {}}}}
+                                              "rows": rows, "drifted": None, "smoothed": {}}}}
         for age, rows in ((200, -99.0), (80, 1.0 - 40), (65, 1.0 - 26), (20, 1.0 - 3))
     ]  # fmt: skip
     service = state_of(sight, points, now, version="x")["models"][0]["service"]
@@ -92,7 +92,7 @@ def test_history_is_said_between_snapshots():
 
     def point(t, requests):
         return {"t": t, "models": {"churn": {"version": "1", "statuses": {"success": requests}, "latency": None,
-                                             "rows": None, "drifted": 2, "psi": {"age": 0.5}}}}  # fmt: skip
+                                             "rows": None, "drifted": 2, "smoothed": {"age": 0.5}}}}  # fmt: skip
 
     points = [point(0.0, 0.0), point(15.0, 30.0), point(30.0, 3.0), point(45.0, 18.0)]
     shown = state_of(sharing.sight(), points, 46.0, version="x")["models"][0]
@@ -102,18 +102,38 @@ def test_history_is_said_between_snapshots():
 
 
 def test_trends_are_of_the_features_that_have_one():
-    """A feature's PSI over the last hour has at most 60 values, the last that of now, and gaps where none is known."""
+    """A feature's PSI over the last hour has at most 60 values, the last that of now, and gaps where none is known.
+
+    It is the smoothed one, for the noise floor, which is drawn beside it, is a bound of that and not of the other.
+    """
     app, monitor = make_app()
-    monitor.record(drifted_rows(), RNG.random(500))
+    rows = drifted_rows()
+    monitor.record({**rows, "plan": np.where(np.arange(500) < 40, "never seen", rows["plan"])}, RNG.random(500))
     sharing = app.state.modelwatch._sharing
-    kept = {"version": "1", "statuses": {}, "latency": None, "rows": None, "drifted": None}
-    points = [{"t": float(i), "models": {"churn": {**kept, "psi": {"age": 0.1}}}} for i in range(239)]
+    kept = {"version": "1", "reference": REFERENCE.id, "statuses": {}, "latency": None, "rows": None, "drifted": None}
+    points = [{"t": float(i), "models": {"churn": {**kept, "smoothed": {"age": 0.1}}}} for i in range(239)]
     [shown] = state_of(sharing.sight(), points, 300.0, version="x")["models"]
     trends = {one["name"]: one["trend"] for one in shown["drift"]["features"]}
     assert len(trends["age"]) == 60
     assert trends["age"][:-1] == [0.1] * 59
-    assert trends["age"][-1] == pytest.approx(monitor.report()["age"].psi, rel=1e-2)
-    assert trends["plan"][:-1] == [None] * 59
+    report = monitor.report()
+    assert trends["age"][-1] == pytest.approx(report["age"].psi_smoothed, rel=1e-2)
+    assert trends["plan"] == [None] * 59 + [pytest.approx(report["plan"].psi_smoothed, rel=1e-2)]
+    assert report["plan"].psi > 1.5 * report["plan"].psi_smoothed
+
+
+def test_a_trend_is_of_one_reference():
+    """After a reload the trends begin anew: no line joins what was measured against two references."""
+    app, monitor = make_app(min_rows=100)
+    history = app.state.modelwatch.page.history
+    monitor.record(drifted_rows(), RNG.random(500))
+    history.tick()
+    other = {name: values[:2_000] for name, values in TABLE.items()}
+    monitor.reload(modelwatch.ReferenceProfile.fit(other, prediction="score"))
+    monitor.record(drifted_rows(), RNG.random(500))
+    trends = {one["name"]: one["trend"] for one in model(app)["drift"]["features"]}
+    assert trends["age"][0] is None
+    assert trends["age"][-1] > 0.5
 
 
 def test_too_few_rows_say_nothing():

@@ -10,6 +10,7 @@ from ..reading import Reading
 from ..series import clean
 from .figures import rounded, shares
 
+_DIGITS = 15  # that a float keeps: a time in milliseconds has 13
 MOST_BINS = 60
 """A feature may have a thousand categories; so many are shown, the rest as one."""
 
@@ -60,8 +61,8 @@ def _axis(cells: Cells) -> tuple[str, list[Any]]:
     if not isinstance(cells, NumericCells):
         return "names", [clean(name) for name in cells.bins]
     if cells.edges is not None:
-        return "edges", [rounded(edge, 12) for edge in cells.edges.tolist()]
-    return "values", [rounded(value, 12) for value in cells.bounds[:-1].tolist()]
+        return "edges", [rounded(edge, _DIGITS) for edge in cells.edges.tolist()]
+    return "values", [rounded(value, _DIGITS) for value in cells.bounds[:-1].tolist()]
 
 
 def _shortened(names: list[str], shown: dict[str, list[float] | None]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 ::
 
-    pulse, once a second ─► due? ─► holds page.lock? ─► snapshot ─► the last 240 ─► page.json (several workers only)
-    render, any worker ─► page.json, if another one holds the lock ─► the same points, whoever answers
+    pulse, once a second ─► due? ─► holds page.lock? ─► snapshot ─► the last 240 ─► page.jsonl (several workers only)
+    render, any worker ─► page.jsonl, if another one holds the lock ─► the same points, whoever answers
 
 No request adds anything here, and nothing is kept unless the page is on.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._types import Clock
@@ -25,7 +25,7 @@ from .snapshot import Snapshot
 
 STEP_SECONDS = 15.0
 MOST_POINTS = 240
-_NAME = "page"
+_NAME, _FILE = "page", "page.jsonl"
 
 
 class History:
@@ -88,9 +88,11 @@ class History:
                 return
             point = self._take()
             with self._lock:
+                if self._points and float(self._points[-1]["t"]) >= float(point["t"]):
+                    self._points = []  # the clock was set back: no time since then can be told
                 self._points = [*self._points, point][-MOST_POINTS:]
                 if workers is not None:
-                    workers.write(f"{_NAME}.json", [json.dumps(self._points, allow_nan=False).encode()])
+                    workers.write(_FILE, [_written(self._points)])
         except Exception as error:  # noqa: BLE001 - the guard counts and logs it
             self._guard.swallow("page", error)
 
@@ -111,17 +113,21 @@ class History:
         return self._leads
 
     def _follow(self, workers: Workers) -> None:
-        told = self._notices.changed(workers.home / f"{_NAME}.json")
+        told = self._notices.changed(workers.home / _FILE)
         if told is None:
             return
         try:
-            points = json.loads(told)
-            self._points[:] = sorted(map(_checked, points), key=lambda point: float(point["t"]))[-MOST_POINTS:]
+            self._points = [_checked(json.loads(line)) for line in told.split(b"\n")][-MOST_POINTS:]
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             self._guard.swallow("page", error)
 
 
-def _checked(point: Any) -> dict[str, Any]:
+def _written(points: Sequence[Snapshot]) -> bytes:
+    """A line for each point: written as one, those of many models would keep the interpreter from all others."""
+    return b"\n".join([json.dumps(point, allow_nan=False).encode() for point in points])
+
+
+def _checked(point: Any) -> Snapshot:
     """A point as it was written; by another version of the library, or somebody else, it may be anything.
 
     Raises
@@ -132,11 +138,12 @@ def _checked(point: Any) -> dict[str, Any]:
     models = {
         str(name): {
             "version": str(model["version"]),
+            "reference": None if model["reference"] is None else str(model["reference"]),
             "statuses": {str(status): float(count) for status, count in model["statuses"].items()},
             "latency": _checked_buckets(model["latency"]),
             "rows": None if model["rows"] is None else float(model["rows"]),
             "drifted": None if model["drifted"] is None else int(model["drifted"]),
-            "psi": {str(feature): float(psi) for feature, psi in model["psi"].items()},
+            "smoothed": {str(feature): float(psi) for feature, psi in model["smoothed"].items()},
         }
         for name, model in dict(point["models"]).items()
     }

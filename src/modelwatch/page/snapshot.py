@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..monitor import Monitor
+from ..reading import Reading
 from ..report import DriftReport
 from ..series import clean
 from ..sharing import Sight
 from .figures import Buckets, Found, rounded
 
 MOST_FEATURES = 50
-"""Of so many features, the worst ones, a snapshot keeps the PSI."""
+"""Of so many features of a model, the worst ones, a snapshot keeps the PSI; of fewer where there are many models."""
+_MOST_OF_ALL, _LEAST_FEATURES = 500, 5
 FAILED, ANSWERED = ("error", "timeout"), ("success", "error", "timeout")
 """Statuses that count as errors, and those that they are a share of: what clients did wrong is in neither."""
 LATENCY = "model_request_latency_seconds"
@@ -28,29 +30,32 @@ Snapshot = Mapping[str, Any]
 def snapshot_of(sight: Sight, now: float) -> dict[str, Any]:
     """What is kept of this instant."""
     found = Found(sight.items)
+    most = min(MOST_FEATURES, max(_MOST_OF_ALL // max(len(sight.models), 1), _LEAST_FEATURES))
     return {
         "t": now,
-        "models": {clean(monitor.model_name): _model(monitor, pair, found) for monitor, pair in sight.models},
+        "models": {clean(monitor.model_name): _model(monitor, pair, found, most) for monitor, pair in sight.models},
     }
 
 
-def _model(monitor: Monitor, pair: tuple[DriftReport, Any] | None, found: Found) -> dict[str, Any]:
+def _model(monitor: Monitor, pair: tuple[DriftReport, Reading] | None, found: Found, most: int) -> dict[str, Any]:
     model = (clean(monitor.model_name), clean(monitor.model_version))
     latency = found.buckets(LATENCY, *model)
     kept: dict[str, Any] = {
         "version": model[1],
+        "reference": None if pair is None else pair[1].epoch.profile.id,
         "statuses": found.by_last("model_request_total", *model),
         "latency": None if latency is None else list(latency),
         "rows": found.number("model_rows_total", *model),
         "drifted": None,
-        "psi": {},
+        "smoothed": {},
     }
     if pair is not None:
         report = pair[0]
         if any(feature.drifted is not None for feature in report):
             kept["drifted"] = len(report.drifted)
-        known = [(feature.name, feature.psi) for feature in report.worst_first() if feature.psi is not None]
-        kept["psi"] = {clean(name): rounded(psi, 3) for name, psi in known[:MOST_FEATURES]}
+        # Smoothed: the noise floor is a bound of that PSI, and not of the other one.
+        known = [(one.name, one.psi_smoothed) for one in report.worst_first() if one.psi_smoothed is not None]
+        kept["smoothed"] = {clean(name): rounded(psi, 3) for name, psi in known[:most]}
     return kept
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..engine import Engine
 from ..metrics.pace import NoPace, Pace
 from ..monitor import Monitor
 from ..reading import Reading
@@ -91,7 +90,7 @@ def _model(monitor: Monitor, pair: tuple[DriftReport, Reading] | None, context: 
         "loaded": None if loaded is None else loaded > 0,
         "loaded_at": found.number("model_load_timestamp_seconds", name, version),
         "reference": _reference(monitor, pair),
-        "learning": _learning(monitor.engine, found.number("model_rows_total", name, version), monitor),
+        "learning": _learning(monitor, found.number("model_rows_total", name, version)),
         "service": _service(name, version, context),
         "rows": found.number("model_rows_total", name, version),
         "drift": None if pair is None else _drift(monitor, *pair, context),
@@ -115,8 +114,8 @@ def _reference(monitor: Monitor, pair: tuple[DriftReport, Reading] | None) -> di
     }
 
 
-def _learning(engine: Engine, rows: float | None, monitor: Monitor) -> dict[str, Any] | None:
-    if engine.learner is None:
+def _learning(monitor: Monitor, rows: float | None) -> dict[str, Any] | None:
+    if monitor.engine.learner is None:
         return None
     return {"rows": rows, "wanted": monitor.settings.learn_rows, "seconds": monitor.settings.learn_seconds}
 
@@ -273,9 +272,13 @@ def _history(name: str, context: _Context) -> dict[str, Any]:
 
 
 def _trends(context: _Context, name: str) -> Mapping[str, list[float | None]]:
-    """The PSI of the worst features over the last hour, at no more than 60 times, the last one now."""
+    """The smoothed PSI of the worst features over the last hour, at no more than 60 times, the last one now.
+
+    Against the reference of now: what was measured against another one is on another scale.
+    """
     points = [*context.points, context.now]
     step = math.ceil(len(points) / _MOST_TREND)
-    kept = [point["models"].get(name, {}).get("psi", {}) for point in points[::-step][::-1]]
+    models = [point["models"].get(name, {}) for point in points[::-step][::-1]]
+    kept = [model["smoothed"] if model.get("reference") == models[-1]["reference"] else {} for model in models]
     names = {feature for psi in kept for feature in psi}
     return {feature: [psi.get(feature) for psi in kept] for feature in names} if len(kept) > 1 else {}

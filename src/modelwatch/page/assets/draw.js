@@ -1,13 +1,13 @@
 // Charts. Reference is blue and wide, the window orange and narrow in front of it, on the same bins and scale.
 
-/** A line over time; where nothing is known there is a gap. `values` and, to end at, `top`. */
-function spark(values, what) {
+/** A line over time; where nothing is known there is a gap. Its axis goes up to `least` at least. */
+function spark(values, what, least = 0) {
   const there = values.filter(known);
   const svg = draw("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img" });
   svg.setAttribute("aria-label", what);
   svg.append(draw("line", { class: "base", x1: 0, x2: 100, y1: 29.5, y2: 29.5 }));
   if (there.length < 2) return svg;
-  const top = Math.max(...there) || 1;
+  const top = Math.max(...there, least) || 1;
   const x = (i) => (100 * i) / (values.length - 1);
   const y = (value) => 28.5 - (26 * value) / top;
   let run = [];
@@ -51,7 +51,7 @@ function binsOf(feature) {
   const { bins } = feature;
   const at = (side, i) => (side ? side[i] : null);
   const found = binNames(bins).map((name, i) => ({
-    name, reference: at(bins.reference, i), window: at(bins.window, i), apart: name in MEANINGS,
+    name, reference: at(bins.reference, i), window: at(bins.window, i), apart: MEANINGS.has(name),
   }));
   if (bins.more && bins.more.bins)
     found.splice(-2, 0, { name: `${whole(bins.more.bins)} more`, reference: bins.more.reference, window: bins.more.window, apart: true });
@@ -65,7 +65,7 @@ function binsOf(feature) {
 function histogram(feature, width) {
   const all = binsOf(feature), { bins } = feature;
   const inner = all.filter((bin) => !bin.apart), apart = all.filter((bin) => bin.apart);
-  const left = 40, height = 184, floor = 148, gap = 18;
+  const left = 46, height = 184, floor = 148, gap = 18;
   const top = ceiling(Math.max(0.01, ...all.flatMap((bin) => [bin.reference || 0, bin.window || 0])));
   const step = Math.min((width - left - gap - 4) / (inner.length + apart.length * 1.25), 64);
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
@@ -103,7 +103,7 @@ function histogram(feature, width) {
 
 const label = (text, x, y) => draw("text", { class: "axis", x, y, "text-anchor": "middle" }, text);
 const tip = (bin) =>
-  `${bin.name}${MEANINGS[bin.name] ? ` (${MEANINGS[bin.name]})` : ""}: reference ${percent(bin.reference)}, window ${percent(bin.window)}`;
+  `${bin.name}${MEANINGS.has(bin.name) ? ` (${MEANINGS.get(bin.name)})` : ""}: reference ${percent(bin.reference)}, window ${percent(bin.window)}`;
 
 const MOST_CATEGORIES = 16;
 
@@ -144,10 +144,10 @@ function buckets(counted, width) {
   return histogram({ name: "what was counted", bins }, width);
 }
 
-/** PSI over the last hour, with the noise floor it has to leave behind. */
+/** Smoothed PSI over the last hour, with the noise floor of now, which it has to leave behind. */
 function course(trend, noise, width) {
   const height = 92, left = 40, floor = 76, values = trend.filter(known);
-  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "PSI over the last hour" });
+  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Smoothed PSI over the last hour" });
   const top = ceiling(Math.max(0.02, ...values, noise || 0));
   const y = (value) => floor - (value / top) * (floor - 8);
   for (const share of [0, 1]) {

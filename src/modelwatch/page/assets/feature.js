@@ -1,7 +1,6 @@
 // The features: one row each, kept as long as the feature is there, so that what is open stays open. Nothing is drawn
 // before it can be seen.
 
-const WORDS = { waiting: "waiting", muted: "muted", "not captured": "not captured" };
 const STATISTIC = { numeric: "KS", categorical: "TV" };
 
 class Feature {
@@ -10,7 +9,7 @@ class Feature {
     this.cell = {};
     const cell = (name, kind, label) => {
       this.cell[name] = make("span", {});
-      return make("span", { class: kind }, label ? make("span", { class: "label" }, label) : null, this.cell[name]);
+      return make("span", { class: kind }, label ? make("span", { class: "label" }, `${label} `) : null, this.cell[name]);
     };
     this.verdict = make("span", { class: "pill" });
     this.mini = make("span", { class: "mini", "aria-hidden": "true" });
@@ -58,9 +57,9 @@ class Feature {
 
   paint() {
     if (!this.visible || !this.data) return;
-    const { bins, trend } = this.data;
+    const { bins, trend, noise } = this.data;
     fill(this.mini, bins, () => [mini(bins)]);
-    fill(this.trend, trend || [], () => [trend && trend.filter(known).length > 1 ? spark(trend, "PSI over the last hour") : null]);
+    fill(this.trend, [trend, noise], () => [trend && trend.filter(known).length > 1 ? spark(trend, "Smoothed PSI over the last hour", 3 * noise) : null]);
     if (this.open) this.explain();
   }
 
@@ -74,7 +73,7 @@ class Feature {
       });
       parts.table = make("details", { class: "numbers" }, make("summary", {}, "All bins in numbers"), parts.numbers);
       parts.table.addEventListener("toggle", () => this.explain());
-      parts.history = make("div", {}, make("h3", {}, "PSI over the last hour, and the noise floor (dashed)"), parts.course);
+      parts.history = make("div", {}, make("h3", {}, "Smoothed PSI over the last hour; dashed, the noise floor of now"), parts.course);
       this.detail.append(parts.why, parts.moved, make("div", { class: "panels" },
         make("div", {}, parts.plot, parts.table), make("div", { class: "side" }, parts.facts, parts.history)));
     }
@@ -146,6 +145,9 @@ function numbers(data) {
   return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
 }
 
+/** An id is a place in the reference: after a reload another feature may be there. */
+const keyOf = (data) => `${data.id} ${data.name}`;
+
 /** The list of all features: filter, order, and which of them are on the screen. */
 class Features {
   constructor() {
@@ -176,16 +178,17 @@ class Features {
   }
 
   update(drift) {
-    const there = new Set(drift.features.map((data) => data.id));
-    for (const [id, feature] of this.known) {
-      if (there.has(id)) continue;
+    const there = new Set(drift.features.map(keyOf));
+    for (const [key, feature] of this.known) {
+      if (there.has(key)) continue;
       this.watcher.unobserve(feature.node);
       feature.node.remove();
-      this.known.delete(id);
+      this.known.delete(key);
     }
     for (const data of drift.features) {
-      if (!this.known.has(data.id)) this.known.set(data.id, new Feature(this.watcher));
-      this.known.get(data.id).update(data, drift);
+      const key = keyOf(data);
+      if (!this.known.has(key)) this.known.set(key, new Feature(this.watcher));
+      this.known.get(key).update(data, drift);
     }
     this.arrange(drift.features);
     this.leftOut = drift.left_out;
@@ -194,13 +197,13 @@ class Features {
 
   /** Worst first. Among those whose verdict stays the same the order does too: rows that jump cannot be read. */
   arrange(features) {
-    const keys = JSON.stringify(features.map((data) => [data.id, data.verdict]).sort((a, b) => a[0] - b[0]));
+    const keys = JSON.stringify(features.map((data) => [data.id, data.name, data.verdict]).sort((a, b) => a[0] - b[0]));
     if (keys === this.keys) return;
     this.keys = keys;
     const focused = document.activeElement;
     let at = null;
     for (const data of features) {
-      const { node } = this.known.get(data.id), next = at ? at.nextSibling : this.list.firstChild;
+      const { node } = this.known.get(keyOf(data)), next = at ? at.nextSibling : this.list.firstChild;
       if (node !== next) this.list.insertBefore(node, next);
       at = node;
     }

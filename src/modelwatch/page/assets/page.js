@@ -238,15 +238,24 @@ function detector(one) {
     make("div", { class: "meter" }, bar), make("p", { class: "note" }, `statistic ${number(one.statistic)}, alarms at ${number(one.threshold)}; ${alarms}`));
 }
 
+/** The model that an address names; anybody may have written it. */
+function named(hash) {
+  try {
+    return decodeURIComponent(hash.slice(1));
+  } catch {
+    return hash.slice(1);
+  }
+}
+
 const page = {
   data: null, model: null, chosen: null, at: 0, failure: "", delay: EVERY, timer: 0, next: 0, busy: false,
 
   start() {
-    this.chosen = decodeURIComponent(location.hash.slice(1)) || null;
+    this.chosen = named(location.hash);
     byId("again").addEventListener("click", () => this.ask());
     document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(this.timer) : this.ask()));
     window.addEventListener("online", () => this.ask());
-    window.addEventListener("hashchange", () => this.choose(decodeURIComponent(location.hash.slice(1))));
+    window.addEventListener("hashchange", () => this.choose(named(location.hash)));
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
       if (width === window.innerWidth) return;  // a phone's address bar comes and goes
@@ -261,32 +270,42 @@ const page = {
     clearTimeout(this.timer);
     if (this.busy || document.hidden) return;
     this.busy = true;
-    try {
-      const response = await fetch(SOURCE, { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(PATIENCE) });
-      if (!response.ok) throw new Error(response.status === 401 ? "the token is asked for anew; load the page again" : `the service answers ${response.status}`);
-      this.data = await response.json();
-      this.at = Date.now();
-      this.failure = "";
-      this.delay = EVERY;
-      this.show();
-    } catch (error) {
-      const reasons = { TimeoutError: "no answer in time", TypeError: "the service cannot be reached", SyntaxError: "the answer cannot be read" };
-      this.failure = reasons[error.name] || error.message;
-      this.delay = Math.min(this.delay * 2, SLOWEST);
-    }
+    this.failure = await this.renew();
     this.busy = false;
+    this.delay = this.failure ? Math.min(this.delay * 2, SLOWEST) : EVERY;
     this.next = Date.now() + this.delay;
     if (!document.hidden) this.timer = setTimeout(() => this.ask(), this.delay);
     this.tell();
   },
 
-  choose(name) {
-    this.chosen = name;
-    if (this.data) this.show();
+  /** Ask once, and show what comes; why not, or "". */
+  async renew() {
+    let data;
+    try {
+      const response = await fetch(SOURCE, { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(PATIENCE) });
+      if (response.status === 401) return "the token is asked for anew; load the page again";
+      if (!response.ok) return `the service answers ${response.status}`;
+      data = await response.json();
+    } catch (error) {
+      return { TimeoutError: "no answer in time", TypeError: "the service cannot be reached", SyntaxError: "the answer cannot be read" }[error.name] || error.message;
+    }
+    try {
+      this.show(data);
+    } catch (error) {
+      console.error(error);
+      return "this page does not understand the answer, perhaps that of another version; load the page again";
+    }
+    this.at = Date.now();
+    return "";
   },
 
-  show() {
-    const { models, library } = this.data;
+  choose(name) {
+    this.chosen = name;
+    if (this.data) this.show(this.data);
+  },
+
+  show(all) {
+    const { models, library } = all;
     const data = models.find((one) => one.name === this.chosen) || models[0];
     if (!data) return;
     if (!this.model || this.shown !== data.name) {
@@ -295,15 +314,29 @@ const page = {
       byId("main").replaceChildren(this.model.node);
     }
     this.model.update(data, library);
-    fill(byId("models"), [models.map((one) => one.name), data.name], () => models.length < 2 ? [] : models.map((one) => {
-      const button = make("button", { type: "button", title: one.name }, one.name);
-      if (one === data) button.setAttribute("aria-current", "true");
-      button.addEventListener("click", () => (location.hash = encodeURIComponent(one.name)));
-      return button;
-    }));
+    this.showModels(models, data);
     document.title = `${data.drift && data.drift.drifted ? `(${data.drift.drifted}) ` : ""}${data.name} · modelwatch`;
     const workers = known(library.workers) ? `, ${plural(library.workers, "worker")}` : "";
     say(byId("about"), `modelwatch ${library.version}${workers}. Counts only: no row is kept.`);
+    this.data = all;
+  },
+
+  /** A button for each model, with what has drifted; the same ones as long as the models are: one may have the focus. */
+  showModels(models, chosen) {
+    const nav = byId("models");
+    fill(nav, models.map((one) => one.name), () => models.length < 2 ? [] : models.map((one) => {
+      const button = make("button", { type: "button", title: one.name }, one.name, make("b", {}));
+      button.addEventListener("click", () => (location.hash = encodeURIComponent(one.name)));
+      return button;
+    }));
+    [...nav.children].forEach((button, i) => {
+      const { drift } = models[i], current = models[i] === chosen;
+      say(button.lastChild, drift && drift.drifted ? ` (${whole(drift.drifted)})` : "");
+      if (current === button.hasAttribute("aria-current")) return;
+      if (!current) return button.removeAttribute("aria-current");
+      button.setAttribute("aria-current", "true");
+      button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    });
   },
 
   /** How old all this is. */

@@ -26,9 +26,9 @@ function say(node, text) {
 
 /** Other children; with the same `key` as the last time the old ones stay. */
 function fill(node, key, children) {
-  const known = JSON.stringify(key);
-  if (node.dataset.key === known) return;
-  node.dataset.key = known;
+  const told = JSON.stringify(key);
+  if (node.told === told) return;
+  node.told = told;
   node.replaceChildren(...children().filter(Boolean));
 }
 
@@ -81,7 +81,7 @@ function moment(seconds, exact = false) {
 
 /** As many digits of some numbers as it takes to tell them apart, and three at least. */
 function toldApart(numbers) {
-  for (let digits = 3; digits < 15; digits += 1) {
+  for (let digits = 3; digits <= 15; digits += 1) {
     const texts = numbers.map((x) => (Math.abs(x) >= 1e15 || (x !== 0 && Math.abs(x) < 1e-4)
       ? x.toExponential(digits - 2) : x.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(x) + 1))) })));
     if (new Set(texts).size === texts.length) return texts;
@@ -98,8 +98,9 @@ function binNames(bins) {
   return [`< ${at[0]}`, ...at.slice(1).map((edge, i) => `${at[i]} – ${edge}`), `≥ ${at[at.length - 1]}`];
 }
 
-const MEANINGS = {
-  _other: "values that the reference never saw",
-  _rare: "categories with few rows in the reference",
-  _missing: "rows without a value, of all rows",
-};
+/** A map, not an object: that would know a category called "constructor". */
+const MEANINGS = new Map([
+  ["_other", "values that the reference never saw"],
+  ["_rare", "categories with few rows in the reference"],
+  ["_missing", "rows without a value, of all rows"],
+]);
