@@ -38,8 +38,8 @@ _LINK = address(
     window="$window",
     feature="${__data.fields.Feature}",
 ).replace("&var-", "&${model_version:queryparam}&var-", 1)
-_FEATURE = Column("Feature", label="feature", link=("Look at this feature", _LINK))
-_VERSION = Column("Version", label="model_version", width=110)
+_FEATURE = Column("Feature", label="feature", link=("Look at this feature", _LINK), width=180)
+_VERSION = Column("Version", label="model_version", width=90)
 _OTHERS = f'{FLEET_VERSIONS}, model_version!="$baseline"'
 _BASELINE = 'job=~"$job", model_name="$model_name", model_version="$baseline"'
 

@@ -34,7 +34,7 @@ worst_feature_and_its_psi = stat(
     decimals=3,
     steps=PSI,
     names=True,
-    empty=NO_ROWS,
+    empty="not known",
 )
 rows = stat(
     "Rows",
@@ -43,7 +43,7 @@ rows = stat(
     Query(f"max({of_fleet('feature_rows:$window')})"),
     unit=units.LocaleFormat,
     decimals=0,
-    empty="no rows",
+    empty="not known",
 )
 noise_floor = stat(
     "Noise floor",
@@ -54,7 +54,7 @@ noise_floor = stat(
     decimals=3,
     base="text",
     steps=((0.1, YELLOW), (0.2, RED)),
-    empty="no rows",
+    empty="not known",
 )
 with_a_verdict = stat(
     "With a verdict",
@@ -73,7 +73,7 @@ never_arrived = stat(
     ),
     unit=units.Short,
     steps=((1, YELLOW),),
-    empty="too few rows",
+    empty="not known",
 )
 drifted_say_the_replicas = stat(
     "Drifted (replicas)",
@@ -82,13 +82,13 @@ drifted_say_the_replicas = stat(
     Query(f"max({of_replicas('model_drifted_features')})"),
     unit=units.Short,
     steps=((1, YELLOW), (3, RED)),
-    empty="too few rows",
+    empty="not known",
 )
 psi_feature_x_time = timeline(
     "PSI: feature x time",
     "Smoothed PSI of the 15 features that were worst in the time shown, over all replicas and the window that ends at "
-    "each point. Green below 0.1, yellow from 0.1, red from 0.2. Gaps: too few rows. Click a feature to see how it has "
-    "moved.",
+    "each point. Green below 0.1, yellow from 0.1, red from 0.2, also below the noise floor: few rows have colours by "
+    "chance. Gaps: too few rows. Click a feature to see how it has moved.",
     Query(worst(15, SMOOTHED, "feature"), "{{feature}}"),
     unit=units.NoUnit,
     steps=PSI,
@@ -156,6 +156,7 @@ all_features_of = table(
                     feature="${__data.fields.Feature}",
                 ),
             ),
+            width=240,
         ),
         _fleets("Fleet", "feature_drifted:$window", words=VERDICTS, width=90),
         _worst_replica("Replicas", "model_feature_drift_severity", words=replicas.SEVERITIES, width=100),

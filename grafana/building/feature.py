@@ -6,15 +6,17 @@ from grafana_foundation_sdk.models import units
 
 from .frame import Line, Row
 from .panels import CURRENT, GREY, LEAST_PSI, PSI, RED, REFERENCE, YELLOW, Query, graph, heat
-from .queries import ONE_VERSION, by, labelled, of_fleet, of_replicas, rate, ratio, worst
+from .queries import END, ONE_VERSION, RANGE, by, increase, labelled, of_fleet, of_replicas, rate, ratio, worst
 from .tables import NO_ROWS, Column, distributions, table
 
 BIN = "reference, bin"
 REFERENCE_SHARE = by(BIN, of_fleet("reference_bin_share:max", feature=True), "max")
-IN_USE = f"max by (reference) ({of_replicas('model_reference_info')})"
-EXPECTED = f"({REFERENCE_SHARE} and on (reference) {IN_USE})"
+IN_USE = f"and on (reference) max by (reference) ({of_replicas('model_reference_info')})"
+IN_USE_AT_THE_END = f"and on (reference) max by (reference) ({of_replicas('model_reference_info')}{END})"
+EXPECTED = f"({REFERENCE_SHARE} {IN_USE})"
 _COUNTS = of_fleet("feature_bin:increase$window", feature=True)
-SHARE = f"({by(BIN, _COUNTS)} / on (reference) group_left () ({by('reference', _COUNTS)} > 0))"
+_ANY = f"{by(BIN, _COUNTS)} / on (reference) group_left () ({by('reference', _COUNTS)} > 0)"
+SHARE = f"({_ANY} {IN_USE})"
 BOUNDS = by(BIN, of_replicas("model_reference_bin_upper_bound", feature=True), "max")
 _P, _Q = f"clamp_min({SHARE}, 1e-6)", f"clamp_min({EXPECTED}, 1e-6)"
 
@@ -22,7 +24,8 @@ reference_and_now = distributions(
     "$feature: reference and now",
     "Share of the rows in each bin: blue in the training data, orange in the window, over all replicas. Of a number "
     "most bins hold a tenth of the training data each, so all blue bars are near 10 %. Below a bin stands its upper "
-    "bound, or the category; `_rare` and `_other` are the known and the unknown rest.",
+    "bound, or the category; the last bin also holds what is above its bound, the largest value of the training data. "
+    "`_rare` and `_other` are the known and the unknown rest.",
     ("reference", labelled(EXPECTED, BOUNDS)),
     ("now", labelled(SHARE, BOUNDS)),
 )
@@ -52,9 +55,8 @@ bin_by_bin = table(
 share_of_each_bin_over_time = heat(
     "$feature: share of each bin over time",
     "Share of the window's rows in each bin, over all replicas: how it moved, gradually or at once, and whether it "
-    "comes back every day.",
-    Query(SHARE, "{{bin}}"),
-    unit=units.Short,
+    "comes back every day. The bins are those of the reference in use at the end.",
+    Query(f"{_ANY} {IN_USE_AT_THE_END}", "{{bin}}"),
     cells=units.PercentUnit,
     empty=NO_ROWS,
 )
@@ -85,27 +87,32 @@ MOVED = Row(
     Line(9, (12, share_of_each_bin_over_time), (12, replicas_and_fleet)),
 )
 
-_OWN = f'model_feature_bin_total{{{ONE_VERSION}, feature="$feature", bin!="_missing"}}[1h]'
-_REPLICA = by("instance, reference, bin", f"increase({_OWN})")
-_REPLICA_ROWS = by("instance, reference", f"increase({_OWN})")
-_FLEET = by("reference, bin", f"increase({_OWN})")
-_FLEET_ROWS = by("reference", f"increase({_OWN})")
-OUTLIER = (
-    f"max by (instance) (0.5 * sum by (instance, reference) (abs("
-    f"{_REPLICA} / on (instance, reference) group_left () ({_REPLICA_ROWS} > 100) "
-    f"- on (reference, bin) group_left () ({_FLEET} / on (reference) group_left () ({_FLEET_ROWS} > 0)))))"
-)
 _SELECTED = f'{ONE_VERSION}, feature="$feature"'
+
+
+def _outlier(window: str, at: str = "") -> str:
+    """Total variation between the rows of each replica and those of all."""
+
+    def rows(labels: str) -> str:
+        return increase("model_feature_bin_total", f'{_SELECTED}, bin!="_missing"', labels, window, at)
+
+    own = f"{rows('instance, reference, bin')} / on (instance, reference) group_left () "
+    own += f"({rows('instance, reference')} > 100)"
+    fleet = f"{rows('reference, bin')} / on (reference) group_left () ({rows('reference')} > 0)"
+    distance = f"0.5 * sum by (instance, reference) (abs({own} - on (reference, bin) group_left () ({fleet})))"
+    return by("instance", distance, "max")
+
+
 _ROWS = rate("model_rows_total", ONE_VERSION)
-_MISSING = rate("model_feature_bin_total", f'{ONE_VERSION}, feature="$feature", bin="_missing"', "reference")
-_EVERY = rate("model_feature_bin_total", f'{ONE_VERSION}, feature="$feature"', "reference")
+_MISSING = rate("model_feature_bin_total", f'{_SELECTED}, bin="_missing"', "reference")
+_EVERY = rate("model_feature_bin_total", _SELECTED, "reference")
 
 replicas_that_differ_from_the_fleet = graph(
     "Replicas that differ from the fleet",
-    "Total variation between the rows of each replica and those of all, over an hour; the ten that differ most. One "
-    "line above the others is a replica that gets other traffic, or reads a feature otherwise. Replicas with at most "
-    "100 rows are left out: few rows always differ.",
-    Query(f"topk(10, {OUTLIER})", "{{instance}}"),
+    "Total variation between the rows of each replica and those of all, over an hour; the ten that differ most in the "
+    "time shown. One line above the others is a replica that gets other traffic, or reads a feature otherwise. "
+    "Replicas with at most 100 rows are left out: few rows always differ.",
+    Query(f"{_outlier('1h')} and on (instance) topk(10, {_outlier(RANGE, END)})", "{{instance}}"),
     unit=units.PercentUnit,
     steps=((0.1, YELLOW), (0.25, RED)),
     empty="no rows in the last hour",
@@ -134,7 +141,7 @@ missing_values = graph(
     empty="no rows",
 )
 
-mean = graph(
+mean_of_each_replica = graph(
     "Mean",
     "Mean of a number in each replica's window, in the feature's own unit; the ten replicas with the largest.",
     Query(worst(10, of_replicas("model_feature_window_mean", feature=True), "instance"), "{{instance}}"),
@@ -150,6 +157,6 @@ WHY = Row(
         (6, replicas_that_differ_from_the_fleet),
         (6, values_that_do_not_fit_by_reason),
         (6, missing_values),
-        (6, mean),
+        (6, mean_of_each_replica),
     ),
 )

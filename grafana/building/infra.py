@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from grafana_foundation_sdk.models import units
 
 from . import frame
 from .frame import Board, Line, Row
-from .panels import GREY, RED, YELLOW, Query, graph, stat, unit_of
-from .queries import RANGE, SERVICE, WINDOW, busiest, by, quantile, rate
+from .panels import GREEN, GREY, RED, YELLOW, Query, graph, stat, unit_of
+from .queries import END, RANGE, SERVICE, WINDOW, busiest, by, quantile, rate, targets, watched
 
 EACH = "{{instance}}"
+TARGET = "job, instance"
 FULL = ((0.8, YELLOW), (0.95, RED))
 
 
@@ -21,20 +24,41 @@ def _each(expression: str) -> str:
     return by("instance", expression)
 
 
-def _top(expression: str) -> str:
-    """At most ten replicas: those that have most."""
-    return f"topk(10, {expression})"
+def _largest(metric: str) -> str:
+    """The largest value in the time shown: the same at every point."""
+    return f"max_over_time({_of(metric)}[{RANGE}]{END})"
 
 
-CPU = (
-    f"{rate('model_process_cpu_seconds_total', SERVICE, 'instance')} "
-    f"/ ({by('instance', _of('model_cpu_limit_cores'), 'max')} > 0)"
-)
-MEMORY = (
-    f"{_each(_of('model_process_resident_memory_bytes'))} "
-    f"/ ({by('instance', _of('model_memory_limit_bytes'), 'max')} > 0)"
-)
-POOL = f"{_each(_of('model_threadpool_busy_threads'))} / ({_each(_of('model_threadpool_limit_threads'))} > 0)"
+def _top(formula: Callable[[Callable[[str], str]], str], labels: str = "instance") -> str:
+    """Of a formula over gauges those ten that were largest in the time shown: the same from edge to edge."""
+    return f"{formula(_of)} and on ({labels}) topk(10, {formula(_largest)})"
+
+
+def _cpu(of: Callable[[str], str], *when: str) -> str:
+    used = rate("model_process_cpu_seconds_total", SERVICE, "instance", *when)
+    return f"{used} / ({by('instance', of('model_cpu_limit_cores'), 'max')} > 0)"
+
+
+def _memory(of: Callable[[str], str]) -> str:
+    """Of a container what its limit is compared with; else what the processes have, pages that they share twice."""
+    used = f"{by('instance', of('model_container_memory_working_set_bytes'), 'max')} or {_resident(of)}"
+    return f"({used}) / ({by('instance', of('model_memory_limit_bytes'), 'max')} > 0)"
+
+
+def _resident(of: Callable[[str], str]) -> str:
+    return _each(of("model_process_resident_memory_bytes"))
+
+
+def _pool(of: Callable[[str], str]) -> str:
+    return f"{_each(of('model_threadpool_busy_threads'))} / ({_each(of('model_threadpool_limit_threads'))} > 0)"
+
+
+def _waiting(of: Callable[[str], str]) -> str:
+    return _each(of("model_threadpool_waiting_tasks"))
+
+
+def _lag(window: str = WINDOW, at: str = "") -> str:
+    return quantile(0.99, "model_event_loop_lag_seconds", SERVICE, "instance", window=window, at=at)
 
 
 def _restarts(window: str) -> str:
@@ -48,11 +72,12 @@ NO_GPU = "no GPU, or without the extra modelwatch[gpu]"
 
 replicas = stat(
     "Replicas",
-    "Targets that Prometheus reaches (`up` is 1), and those that it does not.",
-    Query(f"count(up{{{SERVICE}}} == 1) or vector(0)", "up", "instant"),
-    Query(f"count(up{{{SERVICE}}} == 0) or vector(0)", "down", "instant"),
+    "Targets that Prometheus reaches (`up` is 1), and those that it does not, of the jobs in which modelwatch ran "
+    "within a day.",
+    Query(targets(1), "up", "instant"),
+    Query(targets(0), "down", "instant"),
     unit=units.Short,
-    colours={"up": (), "down": ((1, RED),)},
+    colours={"up": ((0, RED), (1, GREEN)), "down": ((1, RED),)},
     names=True,
 )
 workers = stat(
@@ -64,21 +89,22 @@ workers = stat(
 fullest_processor = stat(
     "Fullest processor",
     "Processor time of the busiest replica as a share of what it may use, over the rate interval.",
-    Query(f"max({CPU})"),
+    Query(f"max({_cpu(_of)})"),
     unit=units.PercentUnit,
     steps=FULL,
 )
 fullest_memory = stat(
     "Fullest memory",
-    "Resident memory of the replica that is nearest to its limit, as a share of the limit.",
-    Query(f"max({MEMORY})"),
+    "Memory of the replica that is nearest to its limit, as a share of the limit: the working set of its container, or "
+    "without one what its processes have resident.",
+    Query(f"max({_memory(_of)})"),
     unit=units.PercentUnit,
     steps=FULL,
 )
 longest_event_loop_lag = stat(
     "Longest event-loop lag",
     "p99 of the event-loop lag of the worst replica, over the rate interval: so much longer do all its requests take.",
-    Query(f"max({quantile(0.99, 'model_event_loop_lag_seconds', SERVICE, 'instance')})"),
+    Query(f"max({_lag()})"),
     unit=unit_of("model_event_loop_lag_seconds"),
     steps=((0.05, YELLOW), (0.25, RED)),
 )
@@ -116,7 +142,7 @@ processor_used = graph(
     "Processor used",
     "Processor time of each replica as a share of what it may use (container limit, affinity or machine), over the "
     "rate interval. The ten busiest.",
-    Query(_top(CPU), EACH),
+    Query(f"{_cpu(_of)} and on (instance) topk(10, {_cpu(_largest, RANGE, END)})", EACH),
     unit=units.PercentUnit,
     steps=FULL,
 )
@@ -136,7 +162,7 @@ event_loop_lag = graph(
     "Event-loop lag (p99)",
     "How much later than asked for the event loop woke a timer, p99 of each replica over the rate interval. All "
     "requests of a worker wait while its loop is blocked. The ten worst.",
-    Query(_top(quantile(0.99, "model_event_loop_lag_seconds", SERVICE, "instance")), EACH),
+    Query(f"{_lag()} and on (instance) topk(10, {_lag(RANGE, END)})", EACH),
     unit=unit_of("model_event_loop_lag_seconds"),
     steps=((0.05, YELLOW), (0.25, RED)),
 )
@@ -148,8 +174,9 @@ PROCESSOR = Row(
 
 memory_used = graph(
     "Memory used",
-    "Resident memory of each replica as a share of its limit. The ten fullest. At 100 % the container is killed.",
-    Query(_top(MEMORY), EACH),
+    "Memory of each replica as a share of its limit: the working set of its container, which is killed at 100 %, or "
+    "without one what its processes have resident. The ten fullest.",
+    Query(_top(_memory), EACH),
     unit=units.PercentUnit,
     steps=FULL,
 )
@@ -157,7 +184,7 @@ memory_in_bytes = graph(
     "Memory in bytes",
     "Resident memory of each replica, all its workers, the ten largest; and the largest working set of a container, "
     "which is what the limit is compared with. A line that only rises is a leak.",
-    Query(_top(_each(_of("model_process_resident_memory_bytes"))), EACH),
+    Query(_top(_resident), EACH),
     Query(by("", _of("model_container_memory_working_set_bytes"), "max"), "largest working set"),
     unit=unit_of("model_process_resident_memory_bytes"),
     colours={"largest working set": GREY},
@@ -185,14 +212,14 @@ thread_pool_used = graph(
     "Thread pool used",
     "Threads for sync endpoints that are at work, as a share of those that there may be. At 100 % further calls wait. "
     "The ten fullest.",
-    Query(_top(POOL), EACH),
+    Query(_top(_pool), EACH),
     unit=units.PercentUnit,
     steps=FULL,
 )
 calls_that_wait_for_a_thread = graph(
     "Calls that wait for a thread",
     "Calls of sync endpoints that wait for a thread of the pool. The ten longest queues.",
-    Query(_top(_each(_of("model_threadpool_waiting_tasks"))), EACH),
+    Query(_top(_waiting), EACH),
     unit=unit_of("model_threadpool_waiting_tasks"),
     steps=((1, YELLOW),),
 )
@@ -204,9 +231,10 @@ workers_threads_open_files = graph(
     Query(by("", _of("model_process_open_fds")), "open files"),
     unit=unit_of("model_process_threads"),
 )
-restarts_ = graph(
+restarts_over_time = graph(
     "Restarts",
-    "When a service began anew: its processor time fell back to zero.",
+    "When a service began anew: its processor time fell back to zero. It stands at every point of a rate interval: "
+    "bars side by side are one.",
     Query(_each(_restarts(WINDOW)), EACH),
     unit=units.Short,
     bars=True,
@@ -216,7 +244,13 @@ restarts_ = graph(
 
 THREADS = Row(
     "Threads and processes: are there enough, and do they live?",
-    Line(8, (6, thread_pool_used), (6, calls_that_wait_for_a_thread), (6, workers_threads_open_files), (6, restarts_)),
+    Line(
+        8,
+        (6, thread_pool_used),
+        (6, calls_that_wait_for_a_thread),
+        (6, workers_threads_open_files),
+        (6, restarts_over_time),
+    ),
 )
 
 storage = graph(
@@ -242,15 +276,19 @@ TRANSFER = Row(
 )
 
 
-def _memory(metric: str) -> str:
+def _gauge(metric: str) -> Callable[[Callable[[str], str]], str]:
+    return lambda of: by(GPU, of(metric), "max")
+
+
+def _memory_of_gpu(metric: str) -> Callable[[Callable[[str], str]], str]:
     """A share of the memory of each device."""
-    return f"{by(GPU, _of(metric), 'max')} / ({by(GPU, _of('model_gpu_memory_limit_bytes'), 'max')} > 0)"
+    return lambda of: f"{by(GPU, of(metric), 'max')} / ({by(GPU, of('model_gpu_memory_limit_bytes'), 'max')} > 0)"
 
 
 gpu_used = graph(
     "GPU used",
     "Share of time in which each device was computing; of the whole device, whoever used it. The ten busiest.",
-    Query(_top(by(GPU, _of("model_gpu_utilization_ratio"), "max")), GPU_EACH),
+    Query(_top(_gauge("model_gpu_utilization_ratio"), GPU), GPU_EACH),
     unit=unit_of("model_gpu_utilization_ratio"),
     high=1,
     empty=NO_GPU,
@@ -259,8 +297,8 @@ gpu_memory_used = graph(
     "GPU memory used",
     "Memory of each device that is in use, and the part of it that the service uses, as a share of what the device "
     "has. The ten fullest of each.",
-    Query(_top(_memory("model_gpu_memory_bytes")), GPU_EACH),
-    Query(_top(_memory("model_gpu_process_memory_bytes")), f"{GPU_EACH}: service"),
+    Query(_top(_memory_of_gpu("model_gpu_memory_bytes"), GPU), GPU_EACH),
+    Query(_top(_memory_of_gpu("model_gpu_process_memory_bytes"), GPU), f"{GPU_EACH}: service"),
     unit=units.PercentUnit,
     steps=((0.9, YELLOW), (0.98, RED)),
     empty=NO_GPU,
@@ -268,7 +306,7 @@ gpu_memory_used = graph(
 gpu_temperature = graph(
     "GPU temperature",
     "Temperature of each device. The ten hottest. From about 85 °C most devices slow down.",
-    Query(_top(by(GPU, _of("model_gpu_temperature_celsius"), "max")), GPU_EACH),
+    Query(_top(_gauge("model_gpu_temperature_celsius"), GPU), GPU_EACH),
     unit=unit_of("model_gpu_temperature_celsius"),
     steps=((80, YELLOW), (90, RED)),
     low=None,
@@ -294,7 +332,7 @@ scrape = graph(
     "Scrape",
     "How long Prometheus waits for a scrape, the slowest replica, and how long modelwatch takes to render one (p99). "
     "Near the scrape timeout scrapes begin to fail.",
-    Query(f"max(scrape_duration_seconds{{{SERVICE}}})", "scrape, slowest"),
+    Query(f"max({watched(f'scrape_duration_seconds{{{SERVICE}}}', TARGET)})", "scrape, slowest"),
     Query(quantile(0.99, "modelwatch_scrape_duration_seconds", SERVICE), "rendering, p99"),
     unit=unit_of("modelwatch_scrape_duration_seconds"),
 )
@@ -302,8 +340,8 @@ series = graph(
     "Series",
     "Samples in one scrape of the largest replica, and series that were new. New ones all the time mean a label "
     "without bounds.",
-    Query(f"max(scrape_samples_scraped{{{SERVICE}}})", "samples"),
-    Query(f"max(scrape_series_added{{{SERVICE}}})", "new series"),
+    Query(f"max({watched(f'scrape_samples_scraped{{{SERVICE}}}', TARGET)})", "samples"),
+    Query(f"max({watched(f'scrape_series_added{{{SERVICE}}}', TARGET)})", "new series"),
     unit=units.Short,
 )
 added_to_a_request = graph(

@@ -8,6 +8,7 @@ from . import comparing, frame
 from .frame import Board, Line, Row
 from .panels import GREEN, GREY, PSI, RED, YELLOW, Query, graph, heat, link, stat, timeline, unit_of
 from .queries import (
+    END,
     FLEET_VERSIONS,
     ITS_VERSIONS,
     ONE_MODEL,
@@ -21,7 +22,9 @@ from .queries import (
     ratio,
     shares,
     since,
+    sure,
 )
+from .tables import NO_ROWS
 
 ROWS = rate("model_rows_total", ITS_VERSIONS)
 VALUE = "model_prediction_value"
@@ -49,13 +52,13 @@ rows = stat(
 )
 drift_of_the_predictions = stat(
     "Drift of the predictions",
-    "Smoothed PSI of the predictions against those of the reference, over the last hour of all replicas; of several "
+    "Smoothed PSI of the predictions against those of the reference, over the last $window of all replicas; of several "
     "versions the worst.",
     Query(f'max(modelwatch:feature_psi_smoothed:$window{{{FLEET_VERSIONS}, feature="prediction"}})'),
     unit=units.NoUnit,
     decimals=3,
     steps=PSI,
-    empty="too few rows",
+    empty="not known",
     links=[link("Drift", "modelwatch-drift", model_name="$model_name", feature="prediction")],
 )
 mean_confidence = stat(
@@ -69,10 +72,10 @@ mean_confidence = stat(
 low_confidence = stat(
     "Low confidence",
     "Share of the rows whose confidence is below the threshold of the settings, over the rate interval.",
-    Query(ratio(rate("model_low_confidence_total", ITS_VERSIONS), ROWS)),
+    Query(sure(ratio(rate("model_low_confidence_total", ITS_VERSIONS), ROWS), ONE_MODEL)),
     unit=units.PercentUnit,
     steps=((0.3, YELLOW),),
-    empty="no rows",
+    empty="no confidences",
 )
 data_quality = stat(
     "Data quality",
@@ -82,7 +85,7 @@ data_quality = stat(
     unit=unit_of("model_data_quality_score_ratio"),
     base=RED,
     steps=((0.9, YELLOW), (0.99, GREEN)),
-    empty="too few rows",
+    empty="not known",
 )
 alarms_of_detectors = stat(
     "Alarms of detectors",
@@ -114,7 +117,7 @@ predictions_against_the_reference = graph(
     colours={"noise floor": GREY},
     dashed=["noise floor"],
     decimals=3,
-    empty="too few rows in the window, or the rules are not loaded",
+    empty=NO_ROWS,
 )
 predicted_classes = graph(
     "Predicted classes",
@@ -156,7 +159,7 @@ PREDICTS = Row(
     Line(8, (8, predictions_against_the_reference), (8, predicted_classes), (8, predicted_values)),
 )
 
-_MOST_SURE = by("predicted_class", f"rate(model_prediction_confidence_count{{{ONE_MODEL}}}[{RANGE}] @ end())")
+_MOST = rate("model_prediction_confidence_count", ONE_MODEL, "predicted_class", RANGE, END)
 
 confidence = heat(
     "Confidence",
@@ -176,7 +179,7 @@ mean_confidence_by_class = graph(
     "Mean confidence of the ten most frequently predicted classes, over the rate interval.",
     Query(
         f"{mean('model_prediction_confidence', ONE_MODEL, 'predicted_class')} and on (predicted_class) "
-        f"topk(10, {_MOST_SURE})",
+        f"topk(10, {_MOST})",
         "{{predicted_class}}",
     ),
     unit=units.PercentUnit,
@@ -188,15 +191,18 @@ low_confidence_by_version = graph(
     "Low confidence by version",
     "Share of each version's rows whose confidence is below the threshold of the settings, over the rate interval.",
     Query(
-        ratio(
-            rate("model_low_confidence_total", ITS_VERSIONS, "model_version"),
-            rate("model_rows_total", ITS_VERSIONS, "model_version"),
+        sure(
+            ratio(
+                rate("model_low_confidence_total", ITS_VERSIONS, "model_version"),
+                rate("model_rows_total", ITS_VERSIONS, "model_version"),
+            ),
+            ONE_MODEL,
         ),
         VERSION,
     ),
     unit=units.PercentUnit,
     steps=((0.3, YELLOW),),
-    empty="no rows",
+    empty=NO_CONFIDENCE,
 )
 
 SURE = Row(
@@ -211,7 +217,6 @@ detectors = timeline(
     Query(by(SIGNAL, f"model_detector_state{{{ITS_VERSIONS}}}", "max"), f"{VERSION} {{{{signal}}}}"),
     unit=units.NoUnit,
     words=STATES,
-    steps=((1, YELLOW), (2, RED)),
     empty="no detectors: no reference with predictions",
 )
 how_near_to_an_alarm = graph(
@@ -229,7 +234,8 @@ how_near_to_an_alarm = graph(
 )
 alarms = graph(
     "Alarms",
-    "When change detectors alarmed, by signal.",
+    "When change detectors alarmed, by signal. An alarm stands at every point of a rate interval: bars side by side "
+    "are one.",
     Query(increase("model_detector_alarms_total", ITS_VERSIONS, SIGNAL), f"{VERSION} {{{{signal}}}}"),
     unit=units.Short,
     bars=True,
@@ -263,7 +269,7 @@ data_quality_by_version = graph(
     low=None,
     bottom=0.9,
     high=1,
-    empty="too few rows",
+    empty="no reference, or too few rows",
 )
 values_that_do_not_fit_by_reason = graph(
     "Values that do not fit, by reason",
@@ -271,7 +277,7 @@ values_that_do_not_fit_by_reason = graph(
     Query(f"{_REASONS} / on () group_left () ({ROWS} > 0)", "{{reason}}"),
     unit=units.Short,
     top=0.01,
-    empty="no rows",
+    empty="no reference, or no rows",
 )
 values_that_do_not_fit_by_feature = graph(
     "Values that do not fit, by feature",
@@ -291,7 +297,7 @@ values_that_do_not_fit_by_feature = graph(
             feature="${__field.labels.feature}",
         )
     ],
-    empty="no rows",
+    empty="no reference, or no rows",
 )
 
 QUALITY = Row(

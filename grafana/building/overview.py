@@ -7,8 +7,23 @@ from grafana_foundation_sdk.models import units
 from . import frame
 from .frame import Board, Line, Row
 from .panels import BLUE, GREEN, PSI, RED, YELLOW, Query, address, bars, graph, link, stat, timeline, unit_of
-from .queries import ANSWERABLE, FAILED, FLEET, SERVICE, VERSION, busiest, by, quantile, rate, ratio
-from .tables import Column, table
+from .queries import (
+    ANSWERABLE,
+    FAILED,
+    FLEET,
+    MODEL,
+    RECORDED,
+    VERSION,
+    budget,
+    busiest,
+    by,
+    quantile,
+    rate,
+    ratio,
+    sure,
+    targets,
+)
+from .tables import NO_ROWS, Column, table
 
 EACH = "job, model_name, model_version"
 FIRING = (
@@ -22,8 +37,7 @@ UNCOMPARED = by("model_name, model_version", f'model_reference_info{{{VERSION}, 
 ERRORS = ratio(
     rate("model_request_total", f"{VERSION}, {FAILED}"), rate("model_request_total", f"{VERSION}, {ANSWERABLE}")
 )
-RECORDED = 'job=~"$job", model_name=~"$model_name"'
-SEVERITIES = {"critical": ("critical", RED), "warning": ("warning", YELLOW), "info": ("info", BLUE)}
+SEVERITIES = {2: ("critical", RED), 1: ("warning", YELLOW), 0: ("info", BLUE)}
 BUDGET = ((0.25, YELLOW), (0.5, GREEN))
 
 firing_alerts = stat(
@@ -38,12 +52,12 @@ firing_alerts = stat(
 )
 replicas = stat(
     "Replicas",
-    "Targets that Prometheus reaches (`up` is 1), and those that it does not: crashed, blocked, or refusing the token. "
-    "A target that discovery no longer finds is in neither.",
-    Query(f"count(up{{{SERVICE}}} == 1) or vector(0)", "up", "instant"),
-    Query(f"count(up{{{SERVICE}}} == 0) or vector(0)", "down", "instant"),
+    "Targets that Prometheus reaches (`up` is 1), and those that it does not: crashed, blocked, or refusing the token; "
+    "of the jobs in which modelwatch ran within a day. A target that discovery no longer finds is in neither.",
+    Query(targets(1), "up", "instant"),
+    Query(targets(0), "down", "instant"),
     unit=units.Short,
-    colours={"up": (), "down": ((1, RED),)},
+    colours={"up": ((0, RED), (1, GREEN)), "down": ((1, RED),)},
     names=True,
     links=[link("Infrastructure", "modelwatch-infra")],
 )
@@ -166,7 +180,7 @@ models = table(
         Column("Rows", _ROWS, unit=units.RowsPerSecond),
         Column(
             "Low confidence",
-            ratio(rate("model_low_confidence_total", VERSION, EACH), _ROWS),
+            sure(ratio(rate("model_low_confidence_total", VERSION, EACH), _ROWS), MODEL, "job, model_name"),
             unit=units.PercentUnit,
             steps=((0.3, YELLOW),),
         ),
@@ -177,7 +191,7 @@ models = table(
         ),
         Column(
             "Drifted",
-            _each(f"modelwatch:feature_drifted:$window{{{FLEET}}}"),
+            _each(by(f"{EACH}, feature", VERDICTS, "max")),
             steps=((1, YELLOW), (3, RED)),
             link=("Drift", address("modelwatch-drift", **_THERE)),
         ),
@@ -202,7 +216,8 @@ WHICH = Row(
 worst_psi_of_each_model_and_version = timeline(
     "Worst PSI of each model and version",
     "The largest smoothed PSI among the features of a version, over the last $window of all replicas, point by point. "
-    "Yellow from 0.1, red from 0.2. Gaps: no rows, or too few.",
+    "Yellow from 0.1, red from 0.2, also where it is noise: with few rows, see the drift dashboard. Gaps: no rows, or "
+    "too few.",
     Query(
         by("model_name, model_version", f"modelwatch:feature_psi_smoothed:$window{{{FLEET}}}", "max"),
         "{{model_name}} {{model_version}}",
@@ -210,7 +225,7 @@ worst_psi_of_each_model_and_version = timeline(
     unit=units.NoUnit,
     steps=PSI,
     decimals=3,
-    empty="too few rows in the window, or the rules are not loaded",
+    empty=NO_ROWS,
 )
 requests_by_version = graph(
     "Requests by version",
@@ -222,37 +237,31 @@ requests_by_version = graph(
     unit=units.RequestsPerSecond,
     stacked=True,
 )
+_SEVERITY = " or ".join(
+    f"{by('alertname, model_name, model_version, feature', FIRING.format(word), 'count')} * 0 + {rank}"
+    for rank, (word, _) in SEVERITIES.items()
+)
+
 alerts_that_fire = table(
     "Alerts that fire",
     "Alerts of modelwatch that fire now, with what they are about. What to do about each is in the runbook, in the "
     "section with the alert's name.",
     [
         Column("Alert", label="alertname", width=260),
-        Column("Severity", label="severity", words=SEVERITIES, width=90),
+        Column("Severity", _SEVERITY, words=SEVERITIES, width=90),
         Column("Model", label="model_name"),
         Column("Version", label="model_version", width=100),
         Column("Feature", label="feature"),
-        Column(
-            "Firing",
-            by(
-                "alertname, severity, model_name, model_version, feature",
-                'ALERTS{alertname=~"Modelwatch.*", alertstate="firing", job=~"$job|", model_name=~"$model_name|"}',
-                "count",
-            ),
-            shown=False,
-        ),
     ],
     sort="Severity",
-    descending=False,
     empty="no alert fires",
 )
 error_budget_left = bars(
     "Error budget left",
-    "What is left of each model's error budget if all days are like the last three: 1 is all of it, below 0 the "
+    "What is left of each model's error budget if all days are like the last three: 100 % is all of it, below 0 the "
     "objective is missed.",
     Query(
-        f"1 - modelwatch:request_errors:ratio_rate3d{{{RECORDED}}} "
-        "/ on () group_left () modelwatch:request_errors:budget",
+        f"1 - modelwatch:request_errors:ratio_rate3d{{{RECORDED}}} / {budget('request_errors')}",
         "{{model_name}}",
         "instant",
     ),
@@ -263,11 +272,10 @@ error_budget_left = bars(
 )
 latency_budget_left = bars(
     "Latency budget left",
-    "What is left of each model's share of slow requests if all days are like the last three: 1 is all of it, below 0 "
-    "the objective is missed. Slow is what takes longer than the objective of the rules.",
+    "What is left of each model's share of slow requests if all days are like the last three: 100 % is all of it, "
+    "below 0 the objective is missed. Slow is what takes longer than the objective of the rules.",
     Query(
-        f"1 - modelwatch:slow_requests:ratio_rate3d{{{RECORDED}}} "
-        "/ on () group_left () modelwatch:slow_requests:budget",
+        f"1 - modelwatch:slow_requests:ratio_rate3d{{{RECORDED}}} / {budget('slow_requests')}",
         "{{model_name}}",
         "instant",
     ),

@@ -76,7 +76,7 @@ _RECORDED = {
 """What the recording rules say, over all replicas; by the middle of their names."""
 
 _NAMES = re.compile(r"\b(?:modelwatch:[\w:$]+|(?:model|modelwatch|http_server)_\w+)")
-_REACHED = {units.PercentUnit: 0.1, units.Short: 1, units.CountsPerSecond: 0.01}
+_REACHED = {units.PercentUnit: 0.1, units.Short: 1, units.CountsPerSecond: 0.01, units.RequestsPerSecond: 0.01}
 _PARTS = re.compile(r"_(?:bucket|sum|count)$")
 
 
@@ -127,8 +127,8 @@ def address(uid: str, **values: str) -> str:
     return f"/d/{uid}?{'&'.join([*kept, *chosen])}&${{__url_time_range}}"
 
 
-Words = Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]
-"""A word and a colour in place of a whole number or a text."""
+Words = Mapping[int, tuple[str, str]]
+"""A word and a colour in place of a whole number."""
 
 
 def mapping(words: Words) -> list[Any]:
@@ -138,6 +138,13 @@ def mapping(words: Words) -> list[Any]:
         for place, (value, (text, colour)) in enumerate(words.items())
     }
     return [dashboard.ValueMap(options=results)]
+
+
+def _unknown(text: str) -> Any:
+    """A grey text in place of a number that is not there."""
+    result = dashboard.ValueMappingResult(text=text, color=GREY, index=0)
+    options = dashboard.DashboardSpecialValueMapOptions(match=dashboard.SpecialValueMatch.NULL_AND_NAN, result=result)
+    return dashboard.SpecialValueMap(options=options)
 
 
 def prepared(panel: Any, title: str, about: str, queries: Sequence[Query], unit: str) -> Any:
@@ -175,25 +182,24 @@ def stat(
     colours: Mapping[str, Steps] | None = None,
     empty: str = "no data",
     links: Sequence[Any] = (),
-    words: Words | None = None,
     names: bool = False,
 ) -> Any:
     """One number, or a few with `names`, as of the end of the time shown: of what is past it says nothing.
 
-    `colours`: steps of some series, by name, in place of `steps`.
+    `colours`: steps of some series, by name, in place of `steps`. Without a number it says `empty`, in grey: by itself
+    Grafana paints it like the lowest number, green where that is well and red where it is not.
     """
     panel = prepared(stats.Panel(), title, about, [replace(query, kind="instant") for query in queries], unit)
     panel.graph_mode(common.BigValueGraphMode.NONE)
-    panel.color_mode(common.BigValueColorMode.VALUE if steps or colours or words else common.BigValueColorMode.NONE)
+    panel.color_mode(common.BigValueColorMode.VALUE)
     panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME if names else common.BigValueTextMode.VALUE)
     panel.justify_mode(common.BigValueJustifyMode.AUTO).orientation(common.VizOrientation.AUTO)
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
-    panel.thresholds(thresholds(steps, base)).no_value(empty)
+    panel.thresholds(thresholds(steps, base if steps or colours else "text"))
+    panel.no_value(empty).mappings([_unknown(empty)])
     panel.text(common_builders.VizTextDisplayOptions().title_size(16).value_size(30))
     if decimals is not None:
         panel.decimals(decimals)
-    if words:
-        panel.mappings(mapping(words))
     if links:
         panel.data_links(list(links))
     for name, own in (colours or {}).items():
@@ -275,13 +281,17 @@ def _axis(
             choose(given)
 
 
-def heat(title: str, about: str, query: Query, *, unit: str, cells: str, empty: str = "no data") -> Any:
-    """Density over time; `unit` is that of the axis, `cells` that of the colour."""
+def heat(title: str, about: str, query: Query, *, unit: str = "", cells: str, empty: str = "no data") -> Any:
+    """Density over time; `unit` is that of the axis, `cells` that of the colour.
+
+    With any unit Grafana reads a number in a name that looks like one, and calls bin 00 0.
+    """
     panel = prepared(heatmap.Panel(), title, about, [query], cells)
     panel.calculate(False).cell_gap(1).no_value(empty)
     colour = heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Oranges")
     panel.color(colour.exponent(0.5).steps(64).reverse(False).fill("dark-orange"))
-    panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
+    axis = heatmap.YAxisConfig().axis_placement(common.AxisPlacement.LEFT)
+    panel.y_axis(axis.unit(unit) if unit else axis)
     panel.cell_values(heatmap.CellValues().unit(cells))
     panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
     return panel.show_legend()
@@ -298,9 +308,13 @@ def timeline(
     empty: str = "no data",
     links: Sequence[Any] = (),
 ) -> Any:
-    """A band for each series, coloured by its value: when was what how bad."""
+    """A band for each series, coloured by its value: when was what how bad.
+
+    With `steps` Grafana joins what lies between two of them, and calls it by them; with `words`, equal values.
+    """
     panel = prepared(statetimeline.Panel(), title, about, queries, unit)
-    panel.color_scheme(builders.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
+    mode = dashboard.FieldColorModeId.FIXED if words else dashboard.FieldColorModeId.THRESHOLDS
+    panel.color_scheme(builders.FieldColor().mode(mode))
     panel.thresholds(thresholds(steps)).merge_values(True).show_value(common.VisibilityMode.NEVER)
     panel.row_height(0.85).fill_opacity(85).line_width(0).no_value(empty)
     legend = common_builders.VizLegendOptions().show_legend(True).display_mode(common.LegendDisplayMode.LIST)

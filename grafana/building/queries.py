@@ -11,7 +11,8 @@ from modelwatch.fleet import promql
 SERVICE = 'job=~"$job", instance=~"$instance"'
 MODEL = f'{SERVICE}, model_name=~"$model_name"'
 VERSION = f'{MODEL}, model_version=~"$model_version"'
-FLEET = 'job=~"$job", model_name=~"$model_name", model_version=~"$model_version"'
+RECORDED = 'job=~"$job", model_name=~"$model_name"'
+FLEET = f'{RECORDED}, model_version=~"$model_version"'
 """Recorded over all replicas: there is no instance to choose."""
 
 ONE_MODEL = f'{SERVICE}, model_name="$model_name"'
@@ -26,6 +27,8 @@ ANSWERABLE = 'status=~"success|error|timeout"'
 
 WINDOW = "$__rate_interval"
 RANGE = "$__range"
+END = " @ end()"
+"""At every point as of the end of the time shown: with RANGE, of all of it."""
 
 
 def by(labels: str, expression: str, function: str = "sum") -> str:
@@ -37,14 +40,14 @@ def by(labels: str, expression: str, function: str = "sum") -> str:
     return f"{function} by ({labels}) ({expression})" if labels else f"{function}({expression})"
 
 
-def rate(metric: str, chosen: str, labels: str = "", window: str = WINDOW) -> str:
+def rate(metric: str, chosen: str, labels: str = "", window: str = WINDOW, at: str = "") -> str:
     """Per second, added up by `labels`."""
-    return by(labels, f"rate({metric}{{{chosen}}}[{window}])")
+    return by(labels, f"rate({metric}{{{chosen}}}[{window}]{at})")
 
 
-def increase(metric: str, chosen: str, labels: str = "", window: str = WINDOW) -> str:
+def increase(metric: str, chosen: str, labels: str = "", window: str = WINDOW, at: str = "") -> str:
     """How much a counter rose within the window, added up by `labels`."""
-    return by(labels, f"increase({metric}{{{chosen}}}[{window}])")
+    return by(labels, f"increase({metric}{{{chosen}}}[{window}]{at})")
 
 
 def ratio(part: str, whole: str) -> str:
@@ -62,11 +65,11 @@ def mean(histogram: str, chosen: str, labels: str = "") -> str:
     return f"{rate(histogram + '_sum', chosen, labels)} / ({rate(histogram + '_count', chosen, labels)} > 0)"
 
 
-def quantile(share: float, histogram: str, chosen: str, labels: str = "") -> str:
+def quantile(share: float, histogram: str, chosen: str, labels: str = "", *, window: str = WINDOW, at: str = "") -> str:
     """Estimated from the buckets, over all that `labels` does not tell apart; absent without observations."""
     both = f"le, {labels}" if labels else "le"
-    buckets = rate(f"{histogram}_bucket", chosen, both)
-    some = rate(f"{histogram}_count", chosen, labels)
+    buckets = rate(f"{histogram}_bucket", chosen, both, window, at)
+    some = rate(f"{histogram}_count", chosen, labels, window, at)
     return f"histogram_quantile({share}, {buckets}) and on ({labels}) ({some} > 0)"
 
 
@@ -75,13 +78,13 @@ def worst(number: int, expression: str, labels: str) -> str:
 
     `topk` alone chooses anew at every point, which draws more lines than it promises, in pieces.
     """
-    largest = by(labels, f"max_over_time({expression}[{RANGE}] @ end())", "max")
+    largest = by(labels, f"max_over_time({expression}[{RANGE}]{END})", "max")
     return f"{by(labels, expression, 'max')} and on ({labels}) topk({number}, {largest})"
 
 
 def busiest(number: int, metric: str, chosen: str, labels: str) -> str:
     """The rates of those that had most within all the time shown: the same from edge to edge, as in `worst`."""
-    most = by(labels, f"rate({metric}{{{chosen}}}[{RANGE}] @ end())")
+    most = rate(metric, chosen, labels, RANGE, END)
     return f"{rate(metric, chosen, labels)} and on ({labels}) topk({number}, {most})"
 
 
@@ -138,9 +141,33 @@ def labelled(found: str, bounds: str, labels: str = "reference, bin") -> str:
     )
 
 
+def watched(expression: str, labels: str = "job") -> str:
+    """What Prometheus says of any target, only of the jobs (or, by `job, instance`, targets) with modelwatch in them.
+
+    `All` jobs are else all jobs of Prometheus. A day back, so that a job is known of which no replica answers any more.
+    """
+    return f"{expression} and on ({labels}) last_over_time(modelwatch_build_info{{{SERVICE}}}[1d])"
+
+
+def targets(up: int) -> str:
+    """How many targets answer (1), or do not (0)."""
+    return f"count({watched(f'up{{{SERVICE}}} == {up}')}) or vector(0)"
+
+
+def sure(expression: str, chosen: str, labels: str = "") -> str:
+    """Only where predictions come with a confidence: without one, none is low, and 0 % would be praise."""
+    some = rate("model_prediction_confidence_count", chosen, labels)
+    return f"{expression} and on ({labels}) ({some} > 0)"
+
+
 def since(moment: str) -> str:
     """Seconds since a moment that a metric tells, as of the time looked at, not of now."""
     return f"time() - {moment}"
+
+
+def budget(kind: str) -> str:
+    """How large a share may be by the rules; one number, however many clusters record it."""
+    return f"on () group_left () max(modelwatch:{kind}:budget)"
 
 
 def of_fleet(name: str, *, feature: bool = False) -> str:

@@ -14,11 +14,12 @@ from .tables import Column, table
 SEVERITIES = {0: ("ok", GREEN), 1: ("minor", YELLOW), 2: ("moderate", "dark-orange"), 3: ("major", RED)}
 _VERDICTS = {0: ("no", GREEN), 1: ("yes", RED)}
 _ALERTS = {0: ("muted", YELLOW), 1: ("yes", "transparent")}
-_FEW = "too few rows"
+_FEW = "no reference, or too few rows"
+_UNKNOWN = "not known"
 
 
 def _stat(title: str, about: str, expr: str, unit: str, **looks: Any) -> tuple[int, Any]:
-    return 3, stat(title, about, Query(expr, "", "instant"), unit=unit, empty=_FEW, **looks)
+    return 3, stat(title, about, Query(expr, "", "instant"), unit=unit, empty=_UNKNOWN, **looks)
 
 
 def _of(function: str, metric: str) -> str:
@@ -93,7 +94,7 @@ features = table(
     "if KS (numbers) or TV reaches the floor, which is calibrated on the training data. This table needs no recording "
     "rules.",
     [
-        Column("Feature", label="feature"),
+        Column("Feature", label="feature", width=240),
         _worst("Drifted", "model_feature_drift_detected", words=_VERDICTS),
         _worst("Severity", "model_feature_drift_severity", words=SEVERITIES),
         _worst("PSI", "model_feature_drift_psi", decimals=3),

@@ -14,7 +14,9 @@ from .queries import (
     FAILED,
     MODEL,
     RANGE,
+    RECORDED,
     VERSION,
+    budget,
     busiest,
     by,
     increase,
@@ -38,7 +40,6 @@ STATUSES = {
 }
 MISSED = ((0.001, YELLOW), (0.01, RED))
 SLOW = ((0.25, YELLOW), (1, RED))
-RECORDED = 'job=~"$job", model_name=~"$model_name"'
 WITHIN = ratio(
     rate(f"{LATENCY}_bucket", f'{VERSION}, le=~"$slo(\\\\.0)?"'),
     rate(f"{LATENCY}_count", VERSION),
@@ -53,9 +54,7 @@ def _failed(labels: str = "") -> str:
 
 
 def _burn(kind: str, window: str) -> Query:
-    return Query(
-        f"max(modelwatch:{kind}:ratio_rate{window}{{{RECORDED}}}) / on () modelwatch:{kind}:budget", f"{window}"
-    )
+    return Query(f"max(modelwatch:{kind}:ratio_rate{window}{{{RECORDED}}}) / {budget(kind)}", window)
 
 
 def _burns(title: str, kind: str, what: str) -> object:
@@ -67,8 +66,6 @@ def _burns(title: str, kind: str, what: str) -> object:
         *(_burn(kind, window) for window in ("1h", "6h", "3d")),
         unit=units.NoUnit,
         steps=((6, YELLOW), (14.4, RED)),
-        low=0.1,
-        log=True,
         empty="no traffic, or the rules are not loaded",
     )
 

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models import common, dashboard, units
 from .panels import CURRENT, REFERENCE, Query, Steps, Words, fixed, mapping, override, prepared, thresholds
 
 NOTHING = "-"
-NO_ROWS = "too few rows in the window, or the rules are not loaded"
+NO_ROWS = "no reference, too few rows in the window, or the rules are not loaded"
 _NARROWEST = 64
 
 
@@ -31,8 +31,6 @@ class Column:
         Colour of a bar in the cell, from 0 to `high`.
     link
         Title and address, for the cell.
-    shown
-        Whether it is there at all; one that is not still decides which rows there are.
     """
 
     title: str
@@ -46,7 +44,6 @@ class Column:
     high: float = 1
     link: tuple[str, str] | None = None
     width: int | None = None
-    shown: bool = True
 
 
 def table(
@@ -70,24 +67,23 @@ def table(
         fields["Value"] = asked[0].title
     labels = {column.label: column.title for column in columns if column.label}
     names = labels | fields
-    unseen = [name for name, shown in names.items() if shown in {c.title for c in columns if not c.shown}]
     places = {column.title: place for place, column in enumerate(columns)}
     panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     panel.with_transformation(
         dashboard.DataTransformerConfig(
             id_val="organize",
             options={
-                "excludeByName": dict.fromkeys(("Time", *hidden, *unseen), True),
+                "excludeByName": dict.fromkeys(("Time", *hidden), True),
                 "indexByName": {name: places[title] for name, title in names.items()},
                 "renameByName": names,
             },
         )
     )
-    order = [{"field": sort, "desc": descending}]
-    panel.with_transformation(dashboard.DataTransformerConfig(id_val="sortBy", options={"sort": order}))
+    # By the table itself: the transformation of that name puts what is not known above what is largest.
+    panel.sort_by([common_builders.TableSortByFieldState().display_name(sort).desc(descending)])
     panel.show_header(True).cell_height(common.TableCellHeight.SM).align(common.FieldTextAlignment.AUTO)
     panel.thresholds(thresholds(())).no_value(empty).filterable(False).min_width(_NARROWEST)
-    for column in (column for column in columns if column.shown):
+    for column in columns:
         override(panel, column.title, **_look(column))
     return panel
 

@@ -252,6 +252,20 @@ BREACHES: list[tuple[str, str, Callable[[Board], None]]] = [
         _of("Failed requests", lambda found: found["fieldConfig"]["defaults"]["thresholds"]["steps"].reverse()),
     ),
     ("no-value", "nothing", _of("Requests", lambda found: found["fieldConfig"]["defaults"].pop("noValue"))),
+    ("unknown-colour", "none", _of("Requests", lambda found: found["fieldConfig"]["defaults"].pop("mappings"))),
+    (
+        "states-named",
+        "by thresholds",
+        _of(
+            "Worst PSI of each model and version",
+            lambda found: found["fieldConfig"]["defaults"].update(mappings=[{"type": "value", "options": {}}]),
+        ),
+    ),
+    (
+        "table-sort",
+        "before it is a table",
+        _of("Alerts that fire", lambda found: found["transformations"].append({"id": "sortBy", "options": {}})),
+    ),
     ("bar-scale", "no end", _of("Error budget left", lambda found: found["fieldConfig"]["defaults"].pop("max"))),
     ("instant-or-range", "both", _of("Replicas", lambda found: found["targets"][0].update(range=True))),
     ("table-format", "series", _of("Alerts that fire", lambda found: found["targets"][0].update(format="time_series"))),
@@ -315,6 +329,11 @@ BREACHES: list[tuple[str, str, Callable[[Board], None]]] = [
     ("quantile-aggregated", "without le", _ask(
         f"histogram_quantile(0.9, sum(rate(model_batch_size_bucket{{{S}}}[$__rate_interval])))")),
     ("few-series", "too many", _ask(f"topk(50, {REQUESTS})")),
+    ("steady-top", "anew at every point", _ask(
+        f"topk(5, {REQUESTS.replace('sum', 'sum by (status) ')})",
+        legendFormat="{{status}}", instant=False, range=True)),
+    ("watched", "any target", _ask(f"count(up{{{S}}} == 0)")),
+    ("watched", "beside something else", _ask(f"max(scrape_duration_seconds{{{S}}} and on (job) {REQUESTS})")),
     ("no-subquery", "a subquery", _ask(f"max(max_over_time({REQUESTS}[1h:1m]))")),
     ("legend", "none", _of("Requests by version", lambda found: found["targets"][0].pop("legendFormat"))),
     (

@@ -174,6 +174,58 @@ def test_replicas_with_few_rows_do_not_stand_out(check):
     check(inputs, f"count({expr})", {"{}": 1}, at="65m")
 
 
+def test_targets_without_modelwatch_are_not_counted(check):
+    """Replicas are those of jobs in which modelwatch ran within a day, also if none answers now; not other targets."""
+    inputs = [
+        series("up", "1x30 0x90", job="bike", instance="a"),
+        series("up", "1x120", job="bike", instance="b"),
+        series("up", "0x120", job="node", instance="c"),
+        series("modelwatch_build_info", "1x30", job="bike", instance="a"),
+        series("modelwatch_build_info", "1x30", job="bike", instance="b"),
+    ]
+    for letter, expected in (("A", 1), ("B", 1)):
+        expr = query_of("modelwatch-overview", "Replicas", letter).replace('job=~"bike"', 'job=~".+"')
+        check(inputs, expr, {"{}": expected}, at="2h")
+
+
+def test_no_confidence_is_not_low(check):
+    """Where predictions come without a confidence nothing is said about how many are low."""
+    inputs = [
+        series("model_low_confidence_total", "0x70", **SERVICE),
+        series("model_rows_total", "0+60x70", **SERVICE),
+        series("model_prediction_confidence_count", "0x70", job="bike", instance="a", model_name="m"),
+    ]
+    expr = query_of("modelwatch-model", "Low confidence")
+    check(inputs, expr, {}, at="65m")
+    sure = series("model_prediction_confidence_count", "0+60x70", job="bike", instance="a", model_name="m")
+    check([*inputs[:2], sure], expr, {"{}": 0}, at="65m")
+
+
+def test_bins_of_a_reference_that_was_replaced_are_not_shown(check):
+    """After a reload the bins now are those of the reference in use, although the window has rows of both."""
+    old, new = FLEET | {"reference": "old"}, FLEET | {"reference": "new"}
+    inputs = [
+        *counts("modelwatch:feature_bin:increase1h", OLD, **old),
+        *counts("modelwatch:feature_bin:increase1h", NEW, **new),
+        series("model_reference_info", "1x5", **new, instance="a", source="file"),
+    ]
+    expr = query_of("modelwatch-drift", "$feature: bin by bin", "C")
+    expected = {f'{{reference="new", bin="{bin_}"}}': n / sum(NEW) for bin_, n in zip(BINS, NEW, strict=True)}
+    check(inputs, expr, expected)
+
+
+def test_severe_alerts_come_first(check):
+    """An alert that fires with two severities is once in the list, as the worse; then warnings, then what is noted."""
+    fires = {"alertname": "ModelwatchX", "alertstate": "firing", "job": "bike", "model_name": "m"}
+    inputs = [
+        series("ALERTS", "1x5", severity="critical", **fires),
+        series("ALERTS", "1x5", severity="warning", **fires),
+        series("ALERTS", "1x5", severity="info", **(fires | {"alertname": "ModelwatchY"})),
+    ]
+    expected = {'{alertname="ModelwatchX", model_name="m"}': 2, '{alertname="ModelwatchY", model_name="m"}': 0}
+    check(inputs, query_of("modelwatch-overview", "Alerts that fire"), expected)
+
+
 def test_the_share_of_errors_is_a_share(check):
     """The share of failed requests is over all statuses, not over the failed ones alone, and without refused ones."""
     rows = {"success": 97, "error": 2, "timeout": 1, "invalid": 50}

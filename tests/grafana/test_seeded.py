@@ -86,6 +86,7 @@ def test_idle_service_has_neither_nan_nor_error(board):
     """With a service that nobody has asked anything, panels may be empty, but none shows NaN or an error."""
     answers = [(panel, answer) for panel in board.panels(IDLE) for answer in board.answers(panel)]
     assert [described(panel, answer) for panel, answer in answers if answer.error or answer.nans] == []
+    assert any(answer.lines for _, answer in answers), "the idle service is not there"
     assert [answer.error for _, answer in board.annotations(IDLE) if answer.error] == []
 
 

@@ -219,6 +219,16 @@ def _looks(panel: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "thresholds", f"steps {values}: the first must be null, the others rise"
     if not defaults.get("noValue"):
         yield "no-value", "says nothing when there is nothing"
+    special = [one["options"] for one in defaults.get("mappings", ()) if one["type"] == "special"]
+    if panel.get("type") == "stat" and not any(
+        one["match"] == "null+nan" and one["result"]["color"] for one in special
+    ):
+        yield "unknown-colour", "nothing in the colour of a number: green where that is well"
+    by_steps = defaults.get("color", {}).get("mode") == "thresholds"
+    if panel.get("type") == "state-timeline" and defaults.get("mappings") and by_steps:
+        yield "states-named", "bands named by thresholds, not by the words for their values"
+    if panel.get("type") == "table" and any(one["id"] == "sortBy" for one in panel.get("transformations", ())):
+        yield "table-sort", "sorted by a transformation, which puts what is not known first"
     if panel.get("type") == "bargauge" and not {"min", "max"} <= set(defaults):
         yield "bar-scale", "bars without a scale cannot be compared"
 

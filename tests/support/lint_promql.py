@@ -114,7 +114,7 @@ def _walk(tree: Any, context: Context, above: tuple[Any, ...]) -> Iterator[tuple
         yield from _length(tree, context, above)
         yield from _selector(tree.vector_selector, context, (*above, tree))
     else:
-        yield from _operation(tree, above)
+        yield from _operation(tree, context)
         for child in _children(tree):
             yield from _walk(child, context, (*above, tree))
 
@@ -130,7 +130,7 @@ def _children(tree: Any) -> list[Any]:
     return []
 
 
-def _operation(tree: Any, above: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _operation(tree: Any, context: Context) -> Iterator[tuple[str, str]]:
     kind = type(tree).__name__
     if kind == "BinaryExpr" and str(tree.op) == "/" and not _guarded(tree.rhs):
         yield "ratio-guarded", f"a denominator that may be 0: {str(tree.rhs)[:100]}"
@@ -144,6 +144,8 @@ def _operation(tree: Any, above: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
         most = str(tree.param)
         if not most.isdigit() or int(most) > 15:
             yield "few-series", f"more than 15 series: topk({most}, …)"
+        if not context.instant and " @ " not in str(tree.expr):
+            yield "steady-top", f"chooses anew at every point of a graph: {str(tree)[:100]}"
     elif kind == "AggregateExpr" and str(tree.op) in {"sum", "avg", "count"} and _has_bins(tree.expr):
         if tree.modifier is None or "reference" not in tree.modifier.labels:
             yield "bins-of-one-reference", f"bins of different references added up: {str(tree)[:100]}"
@@ -177,6 +179,8 @@ def _guarded(tree: Any) -> bool:
             found = tree.val > 0
         case "VectorSelector":
             found = tree.name.endswith(":budget")
+        case "AggregateExpr":
+            found = str(tree.op) in {"max", "min"} and _guarded(tree.expr)
         case "Call":
             found = tree.func.name == "clamp_min"
         case "BinaryExpr":
@@ -224,6 +228,9 @@ def _selector(tree: Any, context: Context, above: tuple[Any, ...]) -> Iterator[t
     else:
         yield "metric-known", f"{name} is neither in the catalogue nor recorded"
         return
+    beside = [str(node.rhs) for node in above if type(node).__name__ == "BinaryExpr" and str(node.op) == "and"]
+    if name in OF_PROMETHEUS and not any("modelwatch_build_info" in other for other in beside):
+        yield "watched", f"{name} of all that Prometheus scrapes, also where there is no modelwatch"
     if unknown := set(matchers) - labels:
         yield "label-known", f"{name} has no label {', '.join(sorted(unknown))}"
     yield from _chosen(name, labels, matchers, context)
