@@ -91,6 +91,18 @@ def test_grafana_is_written_whole(command, tmp_path):
     assert all(os.path.join(tmp_path, name) in out for name in files)
 
 
+def test_alertmanager_groups_by_the_same_labels(command, tmp_path):
+    """Where services are told apart by other labels, alerts are grouped and silenced by these, targets by their job."""
+    assert command("grafana", "export", tmp_path, "--by", "region")[0] == 0
+    configured = yaml.safe_load((tmp_path / "alertmanager.yml").read_text("utf-8"))
+    [ours] = configured["route"]["routes"]
+    assert ours["group_by"] == ["region", "model_name", "model_version", "category"]
+    equal = {str(rule["source_matchers"]): rule["equal"] for rule in configured["inhibit_rules"]}
+    assert equal.pop("['alertname=\"ModelwatchTargetDown\"']") == ["region", "job"]
+    assert len(equal) == 4
+    assert all(labels[:2] == ["region", "model_name"] for labels in equal.values())
+
+
 def test_what_is_shipped_is_what_the_checkout_has():
     """The installed package carries the dashboards, rules and texts of the checkout, byte for byte, and no more."""
     assert (

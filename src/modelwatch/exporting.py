@@ -129,12 +129,21 @@ def _grafana(arguments: argparse.Namespace) -> int:
     files = shipped_files()
     files |= {f"dashboards/{uid}.json": text for uid, text in dashboards(_windows(options)).items()}
     files |= {f"rules/{name}": text for name, text in rule_files(options).items()}
+    files["alertmanager.yml"] = _grouped(files["alertmanager.yml"], options.by)
     where = _write(arguments.directory, files)
     _say(
         f"Try them with Docker:  docker compose -f {where('docker-compose.yml')} up",
         f"Or read how to bring them into your Grafana:  {where('README.md')}",
     )
     return 0
+
+
+def _grouped(text: str, by: tuple[str, ...]) -> str:
+    """The configuration of Alertmanager for services that are told apart by these labels."""
+    default = f"[{', '.join(RuleOptions().by)}"
+    # A target that is down always has a job, and must not silence what has none.
+    of_targets = dict.fromkeys((*by, "job"))
+    return text.replace(f"{default}]", f"[{', '.join(of_targets)}]").replace(default, f"[{', '.join(by)}")
 
 
 def _rules(arguments: argparse.Namespace) -> int:

@@ -172,12 +172,14 @@ def rows(per_step: float = 100, steps: int = 5 * HOUR, **labels: object) -> dict
     return steady("model_rows_total", per_step, steps, **labels)
 
 
-def violations(reason: str, per_step: float, of: float = 100) -> list[dict[str, str]]:
-    """So many values of so many rows a step do not fit."""
+def violations(reason: str, per_step: float, of: float = 100, alerting: int = 1) -> list[dict[str, str]]:
+    """So many values of so many counted rows a step do not fit; a part of them have no usable value at all."""
+    bins = {"feature": "city", "reference": "r"}
     return [
         steady("model_feature_violations_total", per_step, feature="city", reason=reason),
-        gauge("model_feature_alerting", 1, feature="city"),
-        rows(of),
+        gauge("model_feature_alerting", alerting, feature="city"),
+        steady("model_feature_bin_total", 0.9 * of, bin="Aix", **bins),
+        steady("model_feature_bin_total", 0.1 * of, bin="_missing", **bins),
     ]
 
 
@@ -273,6 +275,13 @@ RULES: dict[str, list[Case]] = {
         Case("a replica does not answer",
              [series("up", "1x10 0x30", **REPLICA), series("modelwatch_build_info", "1x10 _x30", **REPLICA)],
              {10: [], 13: [], 20: ["a"]}, by="instance"),
+        Case("a service whose own constant labels are those that the rules group by",
+             [series("up", "1x10 0x30", **REPLICA),
+              series("modelwatch_build_info", "1x10 _x30", cluster="eu", namespace="ml", **REPLICA)],
+             {10: [], 20: ["a"]}, by="instance"),
+        Case("a replica that never answered, of a job that has others",
+             [series("up", "0x40", **REPLICA),
+              series("modelwatch_build_info", "1x40", job="bike", instance="b")], {20: ["a"]}, by="instance"),
         Case("a target that is no service of ours", [series("up", "0x40", **REPLICA)], {20: [], 40: []}),
         Case("one scrape was lost", [series("up", "1x10 0 1x30", **REPLICA), series("modelwatch_build_info", "1x40",
                                                                                      **REPLICA)], {12: [], 20: []}),
@@ -372,6 +381,9 @@ RULES: dict[str, list[Case]] = {
         Case("three of eleven, with two muted ones beside them", features(5, 13, muted=2), {100: []}),
         Case("two of four, with two muted ones beside them", features(4, 6, muted=2), {100: []}),
         Case("few rows", features(4, 4, rows=15), {100: []}),
+        Case("one of five, and what the model makes of it",
+             [*features(1, 5), *feature("prediction", (of_psi(0.4), 2 * HOUR)),
+              *feature("confidence", (of_psi(0.4), 2 * HOUR))], {100: []}),
         Case("two of six, with two beside them that no replica finds", features(4, 6, denied=2), {100: []}),
         Case("three of ten, with one beside them that no replica finds", features(4, 10, denied=1), {100: ["1"]}),
     ],
@@ -389,13 +401,18 @@ RULES: dict[str, list[Case]] = {
         Case("less", [*reference(), *feature(missing=0.0, missing_before=0.3)], {60: []}),
         Case("muted", [*reference(), *feature(missing=0.5, alerting=0)], {60: []}),
         Case("few rows", [*reference(), *feature(missing=0.5, rows=3)], {60: []}),
+        Case("what never arrives is told by another alert",
+             [*reference(), *feature(missing=1), gauge("model_feature_captured", 0, feature="temp")], {60: []}),
+        Case("rows that were compared with the reference before",
+             [*reference(name="s"), *feature(missing=0.5)], {60: []}),
     ],
     "ModelwatchUnseenCategories": [
         Case("a tenth", violations("unseen_category", 0.5, 5), {10: [], 45: [], 90: ["city"]}, **FEATURE),
         Case("a thirtieth", violations("unseen_category", 3), {40: [], 90: []}),
         Case("another reason", violations("out_of_range", 50), {40: [], 90: []}),
-        Case("muted", [*violations("unseen_category", 10)[::2], gauge("model_feature_alerting", 0, feature="city")],
-             {40: [], 90: []}),
+        Case("muted", violations("unseen_category", 10, alerting=0), {40: [], 90: []}),
+        Case("one row in ten is looked at", [*violations("unseen_category", 1, 10), rows(100)],
+             {10: [], 90: ["city"]}, **FEATURE),
         Case("few rows", violations("unseen_category", 2, 3), {40: [], 60: []}),
     ],
     "ModelwatchUnusableValues": [
@@ -403,8 +420,9 @@ RULES: dict[str, list[Case]] = {
         Case("not finite", violations("non_finite", 5), {40: ["city"]}, **FEATURE),
         Case("few rows", violations("type", 1, 2), {40: [], 90: []}),
         Case("half a percent", violations("type", 0.5), {40: [], 90: []}),
-        Case("muted", [violations("type", 5)[0], gauge("model_feature_alerting", 0, feature="city"), rows()],
-             {40: [], 90: []}),
+        Case("muted", violations("type", 5, alerting=0), {40: [], 90: []}),
+        Case("one row in ten is looked at", [*violations("type", 0.2, 10), rows(100)],
+             {10: [], 90: ["city"]}, **FEATURE),
     ],
     "ModelwatchFeatureNotCaptured": [
         Case("never came", [gauge("model_feature_captured", 0, feature="temp"),
@@ -537,7 +555,7 @@ def test_a_healthy_service_is_silent(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ['quo"te', "back\\slash", "{{ .Value }}", "a&b=c d", "Größe"])
+@pytest.mark.parametrize("name", ['quo"te', "back\\slash", "{{ .Value }}", "a&b=c d", "Größe", "two\nlines", "`tick`"])
 def test_any_name_of_a_feature_can_be_told(tmp_path, name):
     """A feature's name may hold anything: the texts carry it as it is, with the rows and the floor looked up by it."""
     given = [*reference(), *feature(name, (of_psi(0.4), HOUR))]
@@ -591,6 +609,12 @@ def test_every_alert_says_what_it_must():
         assert set(said) == {"summary", "description", "runbook_url", "dashboard"}
         assert said["runbook_url"] == f"https://example.com/runbook.md#{rule['alert'].lower()}"
         assert said["dashboard"].startswith("http://localhost:3000/d/modelwatch-")
+
+
+@pytest.mark.parametrize(("by", "expected"), [(("job",), True), (("team",), False), ((), False)])
+def test_links_choose_a_job_only_if_the_alerts_have_one(by, expected):
+    """Where alerts are not grouped by job, a link does not choose the job of no name, which has nothing to show."""
+    assert all(("var-job=" in rule["annotations"]["dashboard"]) == expected for rule in rules(RuleOptions(by=by)))
 
 
 def test_critical_is_rare():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 
 import numpy as np
 import pytest
 from support.prometheus import configuration, prometheus
+from support.promtool import run_tests, series
 
 import modelwatch
 from modelwatch import statistics
-from modelwatch.fleet.options import RuleOptions
+from modelwatch.fleet.options import RuleOptions, seconds
 from modelwatch.fleet.recording import feature_labels, fleet_groups, recorded_names
 from modelwatch.fleet.writing import to_yaml
 from modelwatch.metrics.catalogue import CATALOGUE
@@ -106,7 +108,9 @@ def recorded(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     add_past_steps(directory, int(time.time()))
     rules = directory / "fleet.yml"
-    rules.write_text(to_yaml({"groups": [soon(group) for group in fleet_groups(OPTIONS)["groups"]]}), "utf-8")
+    # All at once and not in minutes; the steps of five minutes are there already.
+    groups = [{**group, "interval": "1s"} for group in fleet_groups(OPTIONS)["groups"] if "steps" not in group["name"]]
+    rules.write_text(to_yaml({"groups": groups}), "utf-8")
     with prometheus(directory, config=configuration({}, rules=[rules]), storage=directory / "data") as server:
         last = {window: f"modelwatch:feature_chi_square:{window}" for window in OPTIONS.windows}  # of each group
         server.until(lambda: all(map(server.query, last.values())), "the rules are evaluated")
@@ -117,24 +121,13 @@ def recorded(tmp_path_factory):
 
 def add_past_steps(directory, end):
     """Evaluate for the past what windows of a day are made of: increases of five minutes."""
-    groups = [group for group in fleet_groups(OPTIONS)["groups"] if group["name"] == "modelwatch-drift-24h"]
-    steps = [rule for rule in groups[0]["rules"] if rule["record"].endswith(":increase5m")]
-    assert len(steps) == 2
+    [steps] = [group["rules"] for group in fleet_groups(OPTIONS)["groups"] if group["name"] == "modelwatch-steps"]
     (directory / "steps.yml").write_text(to_yaml({"groups": [{"name": "steps", "rules": steps}]}), "utf-8")
     with prometheus(directory / "past", config=configuration({}), storage=directory / "data") as server:
         command = ["promtool", "tsdb", "create-blocks-from", "rules", f"--url={server.url}", "--eval-interval=5m"]
         command += [f"--start={end - 2 * AGE}", f"--end={end - 300}", "--output-dir=data", "steps.yml"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def soon(group):
-    """A group that is evaluated at once and not in five minutes; the steps of five minutes are there already."""
-    return {
-        **group,
-        "interval": "1s",
-        "rules": [rule for rule in group["rules"] if ":increase5m" not in rule["record"]],
-    }
 
 
 def by_bin(points):
@@ -261,8 +254,9 @@ def test_no_number_is_nan(recorded):
 def test_windows_have_their_own_group(window):
     """Each window has one group, in which no rule reads what only a later one writes."""
     options = RuleOptions(windows=(window,), statistics="all")
-    written = {rule["record"] for rule in fleet_groups(options)["groups"][0]["rules"]}
-    [group] = [group for group in fleet_groups(options)["groups"] if group["name"] == f"modelwatch-drift-{window}"]
+    groups = {group["name"]: group for group in fleet_groups(options)["groups"]}
+    written = {rule["record"] for name in groups if "drift" not in name for rule in groups[name]["rules"]}
+    group = groups[f"modelwatch-drift-{window}"]
     for rule in group["rules"]:
         read = {name for name in recorded_names(options) if name in rule["expr"]}
         assert read <= written, rule["record"]
@@ -275,6 +269,42 @@ def test_two_long_windows_share_their_steps():
     names = [rule["record"] for rule in rules]
     assert len(names) == len(set(names))
     assert "modelwatch:feature_bin:increase7d" in names
+
+
+def test_steps_do_not_overlap():
+    """What a long window adds up is recorded each five minutes, also beside a short window of the same length."""
+    groups = fleet_groups(RuleOptions(windows=("5m", "24h"), interval="1m"))["groups"]
+    recorded = {rule["record"]: (group["interval"], rule["expr"]) for group in groups[:-1] for rule in group["rules"]}
+    summed = re.findall(r"sum_over_time\(([^\s\[]+)\[24h\]\)", "".join(expr for _, expr in recorded.values()))
+    assert len(summed) == 3
+    for name in summed:
+        interval, expr = recorded[name]
+        assert interval == "5m"
+        assert "[5m])" in expr
+
+
+@pytest.mark.parametrize("options", [RuleOptions(), RuleOptions(windows=("24h", "7d"), interval="2m")])
+def test_what_is_recorded_is_there_until_the_next_evaluation(options):
+    """Prometheus forgets a value after five minutes: one evaluation may fail, and what alerts read is still there."""
+    for group in fleet_groups(options)["groups"]:
+        if group["name"] != "modelwatch-steps":  # read over a range only
+            assert 2 * seconds(group.get("interval", "1m")) < 300, group["name"]
+
+
+def test_targets_may_share_an_instance(tmp_path):
+    """Two pods of a node that have its name as their instance may have two references: each has its rows."""
+    pods = [{"instance": "node", "pod": pod, "job": "bike", "model_name": "m", "model_version": "1"} for pod in "ab"]
+    given = []
+    for pod, reference_, rows in zip(pods, "rs", (100, 200), strict=True):
+        given.append(series("model_feature_reference_rows", f"{rows}x10", feature="temp", **pod))
+        given.append(series("model_reference_info", "1x10", reference=reference_, source="file", **pod))
+    name = "modelwatch:feature_reference_rows:max"
+    asked = {"expr": f"sum by (reference) ({name})", "eval_time": "5m", "exp_samples": [
+        {"labels": f'{{reference="{reference_}"}}', "value": rows} for reference_, rows in (("r", 100), ("s", 200))
+    ]}  # fmt: skip
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": [asked]}
+    done = run_tests(tmp_path, fleet_groups(OPTIONS)["groups"][:1], [test])
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_labels_can_be_chosen():

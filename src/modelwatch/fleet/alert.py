@@ -47,7 +47,8 @@ class Alert:
 
     def rule(self, options: RuleOptions) -> dict[str, Any]:
         """As a rule file has it."""
-        job = f"{'&' if '?' in self.dashboard else '?'}var-job={_encoded('job')}"
+        chosen = f"{'&' if '?' in self.dashboard else '?'}var-job={_encoded('job')}"
+        job = chosen if "job" in options.by else ""  # an empty one would choose nothing
         return {
             "alert": self.name,
             "expr": self.expr,

@@ -31,8 +31,9 @@ def drift(options: RuleOptions) -> Iterator[Alert]:
     yield _feature_drift(options, "ModelwatchFeatureDrift", features, options.pending)
     yield _feature_drift(options, "ModelwatchPredictionDrift", outputs, twice)
     judged = (
-        f"modelwatch:feature_drifted:{window} and modelwatch:feature_rows:{window} >= {options.alert_rows}\n"
-        f"  {_unless_muted(options)}"
+        # What the model makes of its features is not one more of them.
+        f"modelwatch:feature_drifted:{window}{{{features}}}\n  and modelwatch:feature_rows:{window} >= "
+        f"{options.alert_rows}\n  {_unless_muted(options)}"
     )
     drifted = f"count by ({model}) (\n  (({judged}) == 1){_unless_denied(options)}\n)"
     yield Alert(
@@ -107,35 +108,25 @@ def quality(options: RuleOptions) -> Iterator[Alert]:
     """Values that are missing, unknown or unusable, and predictions that are unsure."""
     window, muted = options.windows[0], _unless_muted(options)
     by, model = (*options.by, *MODEL, "feature"), (*options.by, *MODEL)
-    on_model, rows = ", ".join(model), total(model, f"increase(model_rows_total[{window}])")
+    on_feature, rows = ", ".join(by), total(model, f"increase(model_rows_total[{window}])")
     missing = f"modelwatch:feature_missing_ratio:{window} - modelwatch:reference_missing_share:max"
     page = of("drift", *MODEL, "feature")
     yield Alert(
         name="ModelwatchMissingValues",
         severity="warning",
         category="quality",
-        expr=f"{missing} > {_MISSING:g}\n{muted}",
+        expr=(
+            f"{missing} > {_MISSING:g}\n"
+            # Not of a reference that was replaced: its rows stay in the window, and would be an alert as long.
+            "and modelwatch:feature_reference_rows:max\n"
+            f"unless on ({on_feature}) (max by ({on_feature}) (model_feature_captured) == 0)\n{muted}"
+        ),
         wait=options.pending,
         summary=_WHO + "{{ $labels.feature }} is missing more often than in training",
         description=f"{{{{ $value | humanizePercentage }}}} of the rows over {window} more than in the reference.",
         dashboard=page,
     )
-    kinds = (
-        ("ModelwatchUnseenCategories", "unseen_category", _UNSEEN, "has categories that training never saw"),
-        ("ModelwatchUnusableValues", "type|non_finite", _UNUSABLE, "has values that are no usable numbers"),
-    )
-    for name, reason, limit, what in kinds:
-        found = total(by, f'increase(model_feature_violations_total{{reason=~"{reason}"}}[{window}])')
-        yield Alert(
-            name=name,
-            severity="warning",
-            category="quality",
-            expr=(f"{found}\n/ on ({on_model}) group_left () ({rows} >= {options.min_rows}) > {limit:g}\n{muted}"),
-            wait=options.pending,
-            summary=f"{_WHO}{{{{ $labels.feature }}}} {what}",
-            description=f"{{{{ $value | humanizePercentage }}}} of the rows over {window}.",
-            dashboard=page,
-        )
+    yield from _misfits(options)
     yield Alert(
         name="ModelwatchFeatureNotCaptured",
         severity="warning",
@@ -159,6 +150,29 @@ def quality(options: RuleOptions) -> Iterator[Alert]:
         description=f"Their confidence over {window} is below the threshold of the settings.",
         dashboard=of("model", *MODEL),
     )
+
+
+def _misfits(options: RuleOptions) -> Iterator[Alert]:
+    """Values that were counted as not fitting the reference."""
+    window, by = options.windows[0], (*options.by, *MODEL, "feature")
+    # Of the rows that were looked at, which are fewer than were predicted where only a sample is.
+    looked_at = total(by, f"modelwatch:feature_rows:{window} + modelwatch:feature_missing:increase{window}")
+    kinds = (
+        ("ModelwatchUnseenCategories", "unseen_category", _UNSEEN, "has categories that training never saw"),
+        ("ModelwatchUnusableValues", "type|non_finite", _UNUSABLE, "has values that are no usable numbers"),
+    )
+    for name, reason, limit, what in kinds:
+        found = total(by, f'modelwatch:feature_violations:increase{window}{{reason=~"{reason}"}}')
+        yield Alert(
+            name=name,
+            severity="warning",
+            category="quality",
+            expr=f"{found}\n/ ({looked_at} >= {options.min_rows}) > {limit:g}\n{_unless_muted(options)}",
+            wait=options.pending,
+            summary=f"{_WHO}{{{{ $labels.feature }}}} {what}",
+            description=f"{{{{ $value | humanizePercentage }}}} of the rows over {window}.",
+            dashboard=of("drift", *MODEL, "feature"),
+        )
 
 
 def model(options: RuleOptions) -> Iterator[Alert]:

@@ -21,18 +21,11 @@ _DURATION = re.compile(r"([1-9]\d{0,4})([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _TAKEN = {
-    *MODEL,
-    "reference",
-    "feature",
-    "bin",
-    "instance",
-    "le",
-    "status",
-    "severity",
-    "category",
-    "alertname",
-    "window",
-}
+    *MODEL, "reference", "feature", "bin", "instance", "le", "status", "edge", "source", "reason", "stage", "detector",
+    "signal", "gpu_id", "severity", "category", "alertname", "alertstate", "window",
+}  # fmt: skip
+RAREST = "2m"
+"""Between two evaluations: Prometheus forgets a value after five minutes, and one evaluation may fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +56,8 @@ class RuleOptions:
     pending
         How long drift must last before it is an alert.
     interval
-        How often drift is evaluated; windows from a day on stay with their five minutes.
+        How often drift is evaluated, at least each two minutes: Prometheus forgets a value after five, and one may come
+        late or never. Windows from a day on are evaluated each two minutes whatever this says.
     labels
         Further labels of every alert, such as a team.
     runbook_url, dashboard_url
@@ -130,6 +124,11 @@ class RuleOptions:
     def _check_lengths(self) -> None:
         for length in (*self.windows, self.pending, self.interval):
             seconds(length)
+        if seconds(self.interval) > seconds(RAREST):
+            raise ConfigurationError(
+                f"Expected an interval of at most {RAREST}, as Prometheus forgets a value after five minutes and one "
+                f"evaluation may fail, got {self.interval!r}. Use 1m."
+            )
         if not self.windows or len(set(self.windows)) != len(self.windows):
             raise ConfigurationError(
                 f"Expected one window or several different ones, got {self.windows}. Name each once."

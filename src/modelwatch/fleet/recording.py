@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import promql
-from .options import LATENCY, MODEL, RuleOptions, is_long
+from .options import LATENCY, MODEL, RAREST, RuleOptions, is_long
 
 BURN_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 FAILED = 'status=~"error|timeout"'
@@ -17,6 +17,7 @@ ANSWERABLE = 'status=~"success|error|timeout"'
 """Requests that count for the objective: not those that the client got wrong or left."""
 
 _STEP = "5m"
+
 _Rule = dict[str, str]
 
 
@@ -27,13 +28,12 @@ def fleet_groups(options: RuleOptions) -> dict[str, Any]:
     ['modelwatch-reference', 'modelwatch-drift-1h', 'modelwatch-service']
     """
     groups = [_group("modelwatch-reference", _reference(options), options.interval)]
-    known: set[str] = set()
+    if any(map(is_long, options.windows)):
+        # All windows of days rest on the same steps, which follow each other without a gap and do not overlap.
+        groups.append(_group("modelwatch-steps", _steps(options), _STEP))
     for window in options.windows:
-        interval = _STEP if is_long(window) else options.interval
-        # Two windows of days rest on the same increases of five minutes, which only the first one records.
-        rules = [rule for rule in _drift(options, window) if rule["record"] not in known]
-        known |= {rule["record"] for rule in rules}
-        groups.append(_group(f"modelwatch-drift-{window}", rules, interval))
+        interval = RAREST if is_long(window) else options.interval
+        groups.append(_group(f"modelwatch-drift-{window}", _drift(options, window), interval))
     groups.append(_group("modelwatch-service", _service(options)))
     return {"groups": groups}
 
@@ -59,15 +59,15 @@ def _rule(record: str, expr: str) -> _Rule:
 def _reference(options: RuleOptions) -> list[_Rule]:
     """What the replicas say of their reference. Where they say the same it is kept once."""
     labels = ", ".join(feature_labels(options))
-    each = ", ".join((*options.by, "instance", *MODEL))
     return [
         _rule("reference_bin_share:max", f"max by ({labels}, bin) (model_reference_bin_share)"),
         _rule("reference_missing_share:max", f"max by ({labels}) (model_reference_missing_share)"),
         _rule(
             "feature_reference_rows:max",
+            # One target has one reference, whatever other labels tell targets apart.
             f"max by ({labels}) (\n"
             f"  model_feature_reference_rows\n"
-            f"* on ({each}) group_left (reference) max by ({each}, reference) (model_reference_info == 1)\n"
+            f"* ignoring (feature, reference, source) group_left (reference) (model_reference_info == 1)\n"
             f")",
         ),
     ]
@@ -83,7 +83,7 @@ def _drift(options: RuleOptions, window: str) -> list[_Rule]:
     # Of one window with few rows nothing is said; its counts are there all the same.
     enough = f"({n} >= {options.min_rows})"
     rules = [
-        *_increases(by, window),
+        *_increases(options, window),
         _rule(f"feature_rows:{window}", promql.total(by, counts)),
         _rule(f"feature_missing_ratio:{window}", f"{missing} / ({n} + {missing} >= {options.min_rows})"),
         _rule(f"feature_bin_share:{window}", f"{counts} / ignoring (bin) group_left () {enough}"),
@@ -108,19 +108,37 @@ def _drift(options: RuleOptions, window: str) -> list[_Rule]:
     return rules
 
 
-def _increases(by: tuple[str, ...], window: str) -> list[_Rule]:
-    """Rows of the window in each bin, and without a value."""
-    counts = {"feature_bin": ((*by, "bin"), 'bin!="_missing"'), "feature_missing": (by, 'bin="_missing"')}
-    rules = []
-    for name, (labels, bins) in counts.items():
-        step = window if not is_long(window) else _STEP
-        increase = promql.total(labels, f"increase(model_feature_bin_total{{{bins}}}[{step}])")
-        rules.append(_rule(f"{name}:increase{step}", increase))
-        if is_long(window):
-            rules.append(
-                _rule(f"{name}:increase{window}", f"sum_over_time(modelwatch:{name}:increase{_STEP}[{window}])")
-            )
-    return rules
+def _counted(options: RuleOptions) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Labels and series of what is counted: rows in each bin, rows without a value, values that do not fit."""
+    by = feature_labels(options)
+    return {
+        "feature_bin": ((*by, "bin"), 'model_feature_bin_total{bin!="_missing"}'),
+        "feature_missing": (by, 'model_feature_bin_total{bin="_missing"}'),
+        "feature_violations": (
+            (*options.by, *MODEL, "feature", "reason"),
+            'model_feature_violations_total{reason=~"type|non_finite|unseen_category"}',
+        ),
+    }
+
+
+def _steps(options: RuleOptions) -> list[_Rule]:
+    """Increases of five minutes, each five minutes: what long windows are made of."""
+    return [
+        _rule(f"{name}:step{_STEP}", promql.total(labels, f"increase({series}[{_STEP}])"))
+        for name, (labels, series) in _counted(options).items()
+    ]
+
+
+def _increases(options: RuleOptions, window: str) -> list[_Rule]:
+    return [
+        _rule(
+            f"{name}:increase{window}",
+            f"sum_over_time(modelwatch:{name}:step{_STEP}[{window}])"
+            if is_long(window)
+            else promql.total(labels, f"increase({series}[{window}])"),
+        )
+        for name, (labels, series) in _counted(options).items()
+    ]
 
 
 def _service(options: RuleOptions) -> list[_Rule]:

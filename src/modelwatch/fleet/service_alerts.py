@@ -84,7 +84,12 @@ def traffic(options: RuleOptions) -> Iterator[Alert]:
         name="ModelwatchTargetDown",
         severity="warning",
         category="staleness",
-        expr=f"up == 0\nand on ({job}) last_over_time(modelwatch_build_info[1d])",
+        # That another target of its job is one of ours is enough; but `up` lacks the labels that a service itself gives
+        # to its metrics, and where these are grouped by, the target itself must have been one.
+        expr=(
+            f"up == 0\nand on ({job}) last_over_time(modelwatch_build_info[1d])\n"
+            "or\nup == 0\nand on (job, instance) last_over_time(modelwatch_build_info[1d])"
+        ),
         wait="5m",
         summary="{{ $labels.instance }} of {{ $labels.job }} cannot be scraped",
         description="Its metrics are lost as long as this lasts; whether it serves is not known.",
@@ -134,7 +139,7 @@ def library(options: RuleOptions) -> Iterator[Alert]:
         expr=f'sum by ({job}) (increase(modelwatch_rows_total{{outcome="dropped"}}[15m])) > 0',
         wait="5m",
         summary="Rows are not counted on {{ $labels.instance }}",
-        description="They came faster than they could be counted: raise buffer_rows, or lower sample_rate.",
+        description="They came faster than they could be counted, or more than buffer_rows in one batch: raise it.",
         dashboard=of("infra"),
     )
     yield Alert(
