@@ -98,8 +98,8 @@ class RuleOptions:
         if self.latency not in self.latency_bounds:
             raise ConfigurationError(
                 f"Expected the latency objective to be a bucket bound of {LATENCY}, so that its share is exact, got "
-                f"{self.latency:g} s. Choose one of {', '.join(f'{bound:g}' for bound in self.latency_bounds)}, or "
-                "give the services and this command other buckets (MODELWATCH_BUCKETS)."
+                f"{self.latency:g} s. Choose one of {', '.join(f'{bound:g}' for bound in self.latency_bounds)}; or "
+                "give the services another bucket (MODELWATCH_BUCKETS) and name all here: --latency-bounds."
             )
         if self.statistics not in {"default", "all"}:
             raise ConfigurationError(f'Expected statistics "default" or "all", got {self.statistics!r}. Choose one.')
