@@ -249,6 +249,13 @@ def test_port_that_is_taken_is_not_given():
     assert demo_stage.free_port(port) == port
 
 
+def test_ports_that_are_chosen_together_differ():
+    """However many ports are asked for at once, and whichever are wished for twice, none is given twice."""
+    assert len(set(demo_stage.free_ports([0] * 500))) == 500
+    wished = demo_stage.free_port()
+    assert len(set(demo_stage.free_ports([wished, wished, 0]))) == 3
+
+
 def test_stage_works_in_another_thread():
     """Where signals cannot be handled, the demo goes without."""
     left = []

@@ -401,15 +401,13 @@ def test_apps_are_told_apart(service, tmp_path):
     first = service()
     first.sharing.name("ignored")
     second = App(tmp_path / "shared")
+    service.made.append(second)  # so that its thread is waited for
     second.sharing.ensure()
-    try:
-        assert first.workers.home != second.workers.home
-        first.count(3)
-        first.scrape()
-        second.count(4)
-        assert second.scrape()[REQUESTS] == 4
-    finally:
-        second.workers.leave()
+    assert first.workers.home != second.workers.home
+    first.count(3)
+    first.scrape()
+    second.count(4)
+    assert second.scrape()[REQUESTS] == 4
 
 
 def test_without_a_name_nothing_is_shared(service, tmp_path):

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import yaml
 from support import replica_app
-from support.prometheus import HOST, free_port, prometheus
+from support.prometheus import HOST, prometheus
+
+from modelwatch.demo.stage import free_ports
 
 RULES = Path(__file__).parents[2] / "grafana" / "rules" / "modelwatch-fleet.yml"
 REPLICAS = 3
@@ -27,8 +29,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Replica:
     """One process of the service, which keeps its port when it is started anew."""
 
-    def __init__(self, directory: Path, reference: Path, number: int) -> None:
-        self.port, self.number, self.served = free_port(), number, []
+    def __init__(self, directory: Path, reference: Path, number: int, port: int) -> None:
+        self.port, self.number, self.served = port, number, []
         self.target = f"{HOST}:{self.port}"
         self._log = directory / f"replica-{number}.log"
         paths = [str(Path(replica_app.__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -84,7 +86,8 @@ def fleet(tmp_path):
     """Three replicas that have begun to start; a Prometheus that scrapes them each second, with the shipped rules."""
     reference = tmp_path / "reference.json"
     replica_app.profile(REFERENCE).save(reference)
-    replicas = [Replica(tmp_path, reference, number) for number in range(REPLICAS)]
+    ports = free_ports([0] * REPLICAS)
+    replicas = [Replica(tmp_path, reference, number, port) for number, port in enumerate(ports)]
     try:
         targets = {"shop": [replica.target for replica in replicas]}
         with prometheus(tmp_path / "prometheus", targets=targets, rules=[each_second(tmp_path)]) as server:

@@ -17,7 +17,7 @@ from ..fleet.options import RuleOptions
 from ..fleet.shipped import shipped_files
 from .receiver import Receiver
 from .show import Show, own_command
-from .stage import DemoError, Service, Stage, alertmanager_program, free_port, prometheus_program, stage
+from .stage import DemoError, Service, Stage, alertmanager_program, free_ports, prometheus_program, stage
 from .story import CONTROLS, FOUND
 from .traffic import Traffic
 from .watch import Watch
@@ -78,18 +78,19 @@ def play(once: bool) -> int:
 
 
 def _build(show: Show, staged: Stage, receiver: Receiver, once: bool) -> Plant:
-    ports = [0] * 5 if once else [*range(8000, 8000 + _REPLICAS), 9090, 9093]
     show.item("train", staged.train())
-    replicas = staged.fleet([free_port(port) for port in ports[:_REPLICAS]], _SETTINGS)
+    wished = [9090, 9093, *range(8000, 8000 + _REPLICAS)]
+    at_prometheus, at_alertmanager, *at_replicas = free_ports([0] * len(wished) if once else wished)
+    replicas = staged.fleet(at_replicas, _SETTINGS)
     show.item("serve", f"{', '.join(service.url for service in replicas)}: three replicas of the same FastAPI app.")
     shipped = shipped_files()["alertmanager.yml"]
     config = alertmanager_config(shipped, receiver.url)
-    alertmanager = staged.alertmanager(alertmanager_program() or "", free_port(ports[-1]), config)
+    alertmanager = staged.alertmanager(alertmanager_program() or "", at_alertmanager, config)
     rules = rule_files(RuleOptions(pending=_PENDING, interval=_SCRAPES, latency=_LATENCY_SECONDS))
     for name, text in rules.items():
         (staged.directory / name).write_text(text, "utf-8")
     config = prometheus_config([service.url for service in replicas], list(rules), alertmanager.url)
-    prometheus = staged.prometheus(prometheus_program() or "", free_port(ports[-2]), "", config)
+    prometheus = staged.prometheus(prometheus_program() or "", at_prometheus, "", config)
     show.item(
         "prometheus",
         f"{prometheus.url} scrapes them every {_SCRAPES}, with the shipped rules. Here drift is an alert after "

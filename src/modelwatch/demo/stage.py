@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import FrameType
@@ -246,10 +246,22 @@ def example() -> Traversable:
 
 def free_port(wished: int = 0) -> int:
     """A port of the loopback interface that nobody listens on: the one wished for, or else any."""
+    return free_ports([wished])[0]
+
+
+def free_ports(wished: Sequence[int]) -> list[int]:
+    """As many ports, all different: chosen one after the other, the system might name one twice."""
+    with ExitStack() as held:
+        return [_free_port(held, port) for port in wished]
+
+
+def _free_port(held: ExitStack, wished: int) -> int:
     for port in (wished, 0):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe = held.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it may have been used a moment ago
+        with suppress(OSError):
             probe.bind((HOST, port))
+            probe.listen()  # or the next one could be bound to it as well
             return int(probe.getsockname()[1])
     raise DemoError(f"Expected a free port on {HOST}, got none. Stop something that listens there.")
 
