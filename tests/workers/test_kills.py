@@ -158,6 +158,7 @@ def kill_under_load(server, kills, tick):
         until(lambda: len(server.worker_pids()) == 3, "three workers live", 60)
         at_end = len(load.answered) + 50
         until(lambda: len(load.answered) >= at_end, "responses after the last kill", 60)
+        until(lambda: scraper.failed or len(scraper.seen) >= 2 + kills // 10, "scrapes beside the requests", 60)
     until(lambda: server.scrape().total("model_workers") == 3, "three workers live and count", 60)
     killed.tried, killed.acknowledged, killed.wrong = load.tried, len(load.answered), load.wrong
     killed.failed = scraper.failed
