@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from support.prometheus import HOST, free_port
+from support.prometheus import HOST, Server, free_port
 
 START_SECONDS = 60.0
 PATIENCE = 30.0
@@ -32,19 +31,8 @@ def program() -> str | None:
     return shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 
 
-class Alertmanager:
-    """A server that runs.
-
-    Attributes
-    ----------
-    url
-        Where it answers, without a slash at the end.
-    process, log
-        What it is, and the file that its output goes to.
-    """
-
-    def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.url, self.process, self.log = url, process, log
+class Alertmanager(Server):
+    """An Alertmanager that runs."""
 
     def post(self, alerts: Sequence[Mapping[str, str]]) -> None:
         """Let alerts with these labels fire from now on."""
@@ -58,33 +46,11 @@ class Alertmanager:
         with _DIRECT.open(f"{self.url}/api/v2/alerts?{urllib.parse.urlencode(filters)}", timeout=PATIENCE) as response:
             return list(json.load(response))
 
-    def until(self, found: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        """What `found` returns, as soon as that is true; fails with `what` and the log after so many seconds."""
-        deadline = time.monotonic() + seconds
-        while not (value := found()):
-            assert self.process.poll() is None, f"Alertmanager ended.\n{self.tail()}"
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{self.tail()}"
-            time.sleep(0.02)
-        return value
-
     def ready(self) -> bool:
         """Whether it takes alerts."""
         with suppress(OSError), _DIRECT.open(f"{self.url}/-/ready", timeout=PATIENCE) as response:
             return bool(response.status == 200)
         return False
-
-    def tail(self) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-15:])
-
-    def stop(self) -> None:
-        """End it, and wait until it is gone."""
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 @contextmanager

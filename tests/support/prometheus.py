@@ -49,8 +49,8 @@ class QueryError(AssertionError):
     """Prometheus refused a query; the message is what it said, with the query."""
 
 
-class Prometheus:
-    """A server that runs.
+class Server:
+    """A program that runs and answers HTTP.
 
     Attributes
     ----------
@@ -62,6 +62,39 @@ class Prometheus:
 
     def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.url, self.process, self.log = url, process, log
+
+    def until(self, found: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+        """What `found` returns, as soon as that is true; fails with `what` and the log after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not (value := found()):
+            assert self.process.poll() is None, f"{type(self).__name__} ended.\n{self.tail()}"
+            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{self.tail()}"
+            time.sleep(0.05)
+        return value
+
+    def ready(self) -> bool:
+        """Whether it does what it is asked."""
+        with suppress(OSError), _DIRECT.open(f"{self.url}/-/ready", timeout=PATIENCE) as response:
+            return bool(response.status == 200)
+        return False
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-15:])
+
+    def stop(self) -> None:
+        """End it, and wait until it is gone."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+class Prometheus(Server):
+    """A Prometheus that runs."""
 
     def api(self, path: str, *, post: bool = False, **parameters: Any) -> Any:
         """The `data` of an answer of the API: `server.api("rules", type="alert")`."""
@@ -112,39 +145,14 @@ class Prometheus:
         """The alerts that are pending or firing now."""
         return list(self.api("alerts")["alerts"])
 
-    def until(self, found: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        """What `found` returns, as soon as that is true; fails with `what` and the log after so many seconds."""
-        deadline = time.monotonic() + seconds
-        while not (value := found()):
-            assert self.process.poll() is None, f"Prometheus ended.\n{self.tail()}"
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{self.tail()}"
-            time.sleep(0.05)
-        return value
-
     def reload(self) -> None:
         """Let it read its configuration and rules anew."""
         with _DIRECT.open(urllib.request.Request(f"{self.url}/-/reload", b""), timeout=PATIENCE):
             pass
 
-    def ready(self) -> bool:
-        """Whether it answers queries."""
-        with suppress(OSError), _DIRECT.open(f"{self.url}/-/ready", timeout=PATIENCE) as response:
-            return bool(response.status == 200)
-        return False
-
     def tail(self) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-15:])
-
-    def stop(self) -> None:
-        """End it, and wait until it is gone."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait()
 
 
 def configuration(

@@ -138,14 +138,13 @@ class Data(Flight[bool, _Body]):
     """
 
     def __init__(self, state: Callable[[Pace], object], door: Door, guard: Guard, clock: Clock) -> None:
-        self._last: _Body | None = None
         super().__init__(guard, "page")
         self._state, self._door, self._clock = state, door, clock
 
     def forked(self) -> None:
         """Begin anew in a child: what was made is the parent's."""
         super().forked()
-        self._last = None
+        self._last: _Body | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; its body is not read."""

@@ -21,7 +21,7 @@ _MOST_OF_ALL, _LEAST_FEATURES = 500, 5
 FAILED, ANSWERED = ("error", "timeout"), ("success", "error", "timeout")
 """Statuses that count as errors, and those that they are a share of: what clients did wrong is in neither."""
 LATENCY = "model_request_latency_seconds"
-_LEAST_SECONDS = 0.05
+_SHORTEST_SECONDS = 0.05  # between two snapshots: of less no rate is made
 
 Snapshot = Mapping[str, Any]
 """As JSON takes it: "t", seconds since 1970, and "models" by name."""
@@ -76,7 +76,7 @@ class Span:
         alike = then is not None and now is not None and then["version"] == now["version"]
         self._then: Any
         self._now: Any
-        self._then, self._now = (then, now) if alike and self.seconds >= _LEAST_SECONDS else (None, None)
+        self._then, self._now = (then, now) if alike and self.seconds >= _SHORTEST_SECONDS else (None, None)
 
     @property
     def statuses(self) -> dict[str, float] | None:
